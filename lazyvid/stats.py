@@ -1,0 +1,186 @@
+"""Counters of what was fetched, fed and returned, of this process and of its workers.
+
+Each process counts in a small file of its own that it maps into memory; `read_stats(scope="all")` adds up the files of
+the processes that descend from the caller. A file is named by its owner's ancestors, so that it works with every start
+method and needs nothing handed to the worker.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import mmap
+import os
+import tempfile
+import threading
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True)
+class ReadStats:
+    """Counts since the process started (or since `reset_stats`)."""
+
+    requests: int = 0
+    """Requests sent to object stores, tries included."""
+    bytes_fetched: int = 0
+    """Bytes received from object stores."""
+    retries: int = 0
+    """Requests that were sent again."""
+    packets_fed: int = 0
+    """Encoded packets handed to a decoder."""
+    packets_skipped: int = 0
+    """Packets inside a fed run that were left out because nothing refers to them."""
+    frames_decoded: int = 0
+    """Pictures that came out of decoders, wanted or not."""
+    frames_returned: int = 0
+    """Frames handed to callers."""
+    decode_restarts: int = 0
+    """Runs tried again from an earlier key packet."""
+    cache_hits: int = 0
+    """Whole-file cache look-ups that found the file."""
+    cache_misses: int = 0
+    """Whole-file cache look-ups that had to download."""
+
+    def __sub__(self, earlier: ReadStats) -> ReadStats:
+        """What was counted between `earlier` and this."""
+        return ReadStats(*(getattr(self, f.name) - getattr(earlier, f.name) for f in fields(self)))
+
+
+_NAMES = tuple(f.name for f in fields(ReadStats))
+_SLOT = {name: i for i, name in enumerate(_NAMES)}
+_BYTES = 8 * len(_NAMES)
+
+
+def _directory() -> Path:
+    return Path(tempfile.gettempdir()) / f"lazyvid-stats-{os.getuid()}"
+
+
+def _ancestors(pid: int) -> list[int]:
+    """`pid`, its parent, its parent's parent, ...; where /proc is absent, only `pid` and its parent."""
+    chain = [pid]
+    while chain[-1] > 1 and len(chain) < 16:
+        try:
+            stat = Path(f"/proc/{chain[-1]}/stat").read_text()
+        except OSError:
+            if len(chain) == 1 and pid == os.getpid():
+                chain.append(os.getppid())
+            break
+        # The command's name is in brackets and may hold anything; the parent is the second field after it.
+        chain.append(int(stat.rsplit(")", 1)[1].split()[1]))
+    return chain
+
+
+class _ProcessCounters:
+    """The counters of one process; made anew in a forked child."""
+
+    def __init__(self) -> None:
+        self.pid = os.getpid()
+        self.lock = threading.Lock()
+        self.path: Path | None = None
+        buffer: mmap.mmap | bytearray
+        try:
+            directory = _directory()
+            directory.mkdir(mode=0o700, exist_ok=True)
+            path = directory / ("-".join(map(str, _ancestors(self.pid))) + ".counters")
+            with path.open("w+b") as file:
+                file.truncate(_BYTES)
+                buffer = mmap.mmap(file.fileno(), _BYTES)
+            self.path = path
+        except OSError:  # counting must never stop reading: without a place for the file, count in memory
+            buffer = bytearray(_BYTES)
+        self.values = memoryview(buffer).cast("q")
+
+
+class _Registry:
+    """Holds this process's counters, guarded by pid."""
+
+    def __init__(self) -> None:
+        self._counters: _ProcessCounters | None = None
+        self._lock = threading.Lock()
+
+    def get(self) -> _ProcessCounters:
+        counters = self._counters
+        if counters is not None and counters.pid == os.getpid():
+            return counters
+        if counters is not None:
+            self._lock = threading.Lock()  # the parent's lock may have been held when it forked
+        with self._lock:
+            if self._counters is None or self._counters.pid != os.getpid():
+                self._counters = _ProcessCounters()
+                atexit.register(_remove_files_of, os.getpid())
+            return self._counters
+
+
+_registry = _Registry()
+
+
+def _files_below(pid: int) -> list[Path]:
+    """The counter files of `pid` and of every process that descends from it."""
+    found = []
+    with contextlib.suppress(OSError):
+        for path in _directory().glob("*.counters"):
+            if str(pid) in path.stem.split("-"):
+                found.append(path)
+    return found
+
+
+def _remove_files_of(pid: int) -> None:
+    """Delete the counters of a process that ends, and of the workers it had; a worker leaves its own to its parent."""
+    if os.getpid() != pid:
+        return
+    directory = _directory()
+    for path in _files_below(pid):
+        owner, *parents = path.stem.split("-")
+        counted_by_parent = owner == str(pid) and any(
+            next(directory.glob(f"{parent}-*.counters"), None) for parent in parents if parent not in ("0", "1")
+        )
+        if not counted_by_parent:
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+def count(**amounts: int) -> None:
+    """Add to this process's counters, by the names of `ReadStats`. Thread-safe."""
+    counters = _registry.get()
+    with counters.lock:
+        for name, amount in amounts.items():
+            counters.values[_SLOT[name]] += amount
+
+
+def read_stats(*, scope: Literal["process", "all"] = "process") -> ReadStats:
+    """Counts of what was read.
+
+    Args:
+        scope: "process" for this process alone; "all" adds every process started from it, ended ones too.
+
+    Returns:
+        The sums since each process started or since `reset_stats`.
+
+    Raises:
+        ValueError: if `scope` is another word.
+    """
+    if scope not in ("process", "all"):
+        raise ValueError(f"Invalid scope {scope!r}: expected 'process' or 'all'.")
+    own = _registry.get()
+    totals = list(own.values)
+    if scope == "all":
+        for path in _files_below(own.pid):
+            if path == own.path:
+                continue
+            with contextlib.suppress(OSError, ValueError):
+                totals = [a + b for a, b in zip(totals, memoryview(path.read_bytes()).cast("q"), strict=True)]
+    return ReadStats(*totals)
+
+
+def reset_stats() -> None:
+    """Set this process's counters to zero and forget those of workers that it had."""
+    own = _registry.get()
+    with own.lock:
+        for i in range(len(_NAMES)):
+            own.values[i] = 0
+    for path in _files_below(own.pid):
+        if path != own.path:
+            with contextlib.suppress(OSError):
+                path.write_bytes(bytes(_BYTES))
