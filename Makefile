@@ -1,0 +1,49 @@
+# Everything a developer runs. Each target makes the environment that it needs; see CONTRIBUTING.md.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# Two workers for pytest; each starts its own S3 server. `make test WORKERS=0` runs in one process.
+WORKERS ?= 2
+# More arguments for pytest: `make test ARGS="tests/index -x"`.
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test test-slow check format bench clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+venv: $(STAMP) ## Make .venv with the tested versions (done by every other target when needed)
+
+$(STAMP): pyproject.toml constraints.txt scripts/setup/venv.sh scripts/setup/ffmpeg.sh
+	@scripts/setup/ffmpeg.sh
+	@PYTHON="$(PYTHON)" scripts/setup/venv.sh "$(VENV)"
+	@touch $@
+
+demo: $(STAMP) ## See it work: real video, a local S3 server, shuffled clips, every frame checked
+	$(BIN)/lazyvid demo
+
+test: check ## Static checks, then the tests (under 10 minutes on 2 cores)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+
+test-slow: $(STAMP) ## The long matrices and the tests that kill things
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "slow or chaos" $(ARGS)
+
+check: $(STAMP) ## ruff (lint and format) and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(STAMP) ## Let ruff mend what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(STAMP) ## CPU time per clip against torchcodec and decord2
+	$(BIN)/python scripts/bench/decode.py
+
+clean: ## Remove the environment, the caches and what the demo wrote
+	rm -rf $(VENV) build dist *.egg-info demo-output bench-output outputs lightning_logs
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
