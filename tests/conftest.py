@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lazyvid.testing import CORPUS, S3Server, VideoCorpus
+from lazyvid.testing import CORPUS, CountingProxy, FaultServer, S3Server, VideoCorpus
 
 _SHARED_VIDEOS = Path(__file__).resolve().parents[2] / "shared" / "data" / "videos"
 
@@ -32,6 +32,20 @@ def s3_server() -> Iterator[S3Server]:
 def s3_prefix(s3_server: S3Server) -> str:
     """A fresh `s3://` prefix on the server, without a slash at its end."""
     return s3_server.url(f"test-{uuid.uuid4().hex[:12]}")
+
+
+@pytest.fixture
+def fault_server() -> Iterator[FaultServer]:
+    """A scripted HTTP and S3 server without objects: add to `.objects`, then `.script(...)`."""
+    with FaultServer() as server:
+        yield server
+
+
+@pytest.fixture
+def counting_proxy(s3_server: S3Server) -> Iterator[CountingProxy]:
+    """A proxy before the S3 server that counts what passes; `.storage_options_for(s3_server)` goes through it."""
+    with CountingProxy(s3_server.endpoint_url) as proxy:
+        yield proxy
 
 
 @pytest.fixture(scope="session")

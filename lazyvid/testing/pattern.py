@@ -115,10 +115,10 @@ def _texture() -> npt.NDArray[np.uint8]:
     """A tile of smooth colour noise that wraps around at its edges; mid levels only, so that it looks like no cell."""
     noise = np.random.default_rng(20240229).normal(size=(_TEXTURE_SIDE, _TEXTURE_SIDE, 3))
     frequency = np.hypot(np.fft.fftfreq(_TEXTURE_SIDE)[:, None], np.fft.fftfreq(_TEXTURE_SIDE)[None, :])
-    smooth = np.fft.ifft2(
-        np.fft.fft2(noise, axes=(0, 1)) * np.exp(-((frequency * 18) ** 2))[..., None], axes=(0, 1)
-    ).real
-    return np.clip(128 + 28 * smooth / smooth.std(), 98, 158).astype(np.uint8)
+    low_pass = np.exp(-((frequency * 18) ** 2))[..., None]
+    smooth: npt.NDArray[np.float64] = np.fft.ifft2(np.fft.fft2(noise, axes=(0, 1)) * low_pass, axes=(0, 1)).real
+    texture: npt.NDArray[np.uint8] = np.clip(128 + 28 * smooth / smooth.std(), 98, 158).astype(np.uint8)
+    return texture
 
 
 def _texture_window(width: int, height: int, *, shift: int) -> npt.NDArray[np.uint8]:

@@ -76,6 +76,11 @@ class S3Server:
         """Options for fsspec's S3 with a secret that the server does not accept."""
         return self._options(_Identity("writer", self._writer.key, secrets.token_hex(16)))
 
+    @property
+    def folder(self) -> Path | None:
+        """Where the server keeps its data and its log; gone when it has stopped."""
+        return self._folder
+
     def url(self, key: str = "") -> str:
         """The `s3://` address of a key in the server's bucket; of the bucket itself without a key."""
         return f"s3://{self.bucket}/{key}" if key else f"s3://{self.bucket}"
@@ -142,7 +147,7 @@ class S3Server:
         )
         self._litter = os.pathsep.join(
             f"/tmp/seaweedfs-{part}-grpc-{ports[f'{part}.port.grpc']}.sock"
-            for part in _PARTS  # not to be set elsewhere
+            for part in _PARTS  # no setting moves these sockets into the folder
         )
         supervised = [
             str(os.getpid()),

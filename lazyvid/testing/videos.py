@@ -11,10 +11,11 @@ from fractions import Fraction
 from heapq import merge
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import av
 import numpy as np
+from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 
 from lazyvid.testing.pattern import painted_frame
 
@@ -177,7 +178,8 @@ def add_video_stream(container: OutputContainer, spec: VideoSpec) -> VideoStream
     Returns:
         The stream, ready to encode frames of `video_frame`.
     """
-    stream = container.add_stream(spec.codec, rate=Fraction(spec.fps), options=_encoder_options(spec))
+    options = _encoder_options(spec)
+    stream = cast("VideoStream", container.add_stream(spec.codec, rate=Fraction(spec.fps), options=options))
     stream.width, stream.height, stream.pix_fmt = spec.width, spec.height, spec.pix_fmt
     stream.time_base = spec.tick
     context = stream.codec_context
@@ -188,8 +190,8 @@ def add_video_stream(container: OutputContainer, spec: VideoSpec) -> VideoStream
     if spec.b_frames is not None:
         context.max_b_frames = spec.b_frames
     if spec.full_range:
-        context.color_range, context.colorspace = 2, 1
-        context.color_primaries, context.color_trc = 1, 1
+        context.color_range, context.colorspace = ColorRange.JPEG, Colorspace.ITU709
+        context.color_primaries, context.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
     if spec.rotation:
         stream.set_display_rotation(-spec.rotation)  # FFmpeg counts counter-clockwise
     return stream
@@ -206,8 +208,12 @@ def video_frame(spec: VideoSpec, position: int) -> av.VideoFrame:
         The frame in the spec's pixel format.
     """
     rgb = av.VideoFrame.from_ndarray(spec.paint(spec.numbers[position]), format="rgb24")
-    colour = {"dst_colorspace": "ITU709", "dst_color_range": "JPEG"} if spec.full_range else {}
-    frame = rgb.reformat(format=spec.pix_fmt, threads=1, **colour)
+    frame = rgb.reformat(
+        format=spec.pix_fmt,
+        dst_colorspace=Colorspace.ITU709 if spec.full_range else None,
+        dst_color_range=ColorRange.JPEG if spec.full_range else None,
+        threads=1,
+    )
     frame.pts, frame.time_base = spec.ticks[position], spec.tick
     return frame
 
