@@ -1,0 +1,151 @@
+"""The one owner of retries: repeats a request with growing pauses until it works or its time is over."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable
+from email.utils import parsedate_to_datetime
+from typing import Literal, TypeVar
+
+from lazyvid.errors import ShortReadError, StoreError, StoreTimeoutError, StoreUnavailableError
+from lazyvid.stats import count
+
+T = TypeVar("T")
+FaultKind = Literal["timeout", "short", "connect", "failure"]
+
+FIRST_PAUSE_S = 0.1
+LONGEST_PAUSE_S = 5.0
+CONNECT_TRIES = 5
+"""Tries to reach a server that has not answered this process once: more likely a wrong address than an outage."""
+STALLS = 3
+"""How often in a row a whole-object copy may stall without a byte."""
+
+
+class TransientFault(Exception):
+    """A request failed in a way that may pass; raised by backends, never seen by callers."""
+
+    def __init__(self, reason: str, *, kind: FaultKind = "failure", retry_after_s: float | None = None) -> None:
+        super().__init__(reason)
+        self.kind = kind
+        self.retry_after_s = retry_after_s
+
+
+class Deadline:
+    """The time by which a call must end.
+
+    Args:
+        seconds: how long the call may take.
+        renewed: a whole-object copy has no total: each byte that arrives starts the time anew.
+    """
+
+    def __init__(self, seconds: float, *, renewed: bool = False) -> None:
+        self.started = time.monotonic()
+        self.seconds = seconds
+        self.renewed = renewed
+        self.stalls = 0
+        self._end = self.started + seconds
+
+    def remaining(self) -> float:
+        """Seconds left, not below zero."""
+        return max(0.0, self._end - time.monotonic())
+
+    def elapsed(self) -> float:
+        """Seconds since the call began."""
+        return time.monotonic() - self.started
+
+    def progress(self) -> None:
+        """Note that bytes arrived."""
+        if self.renewed:
+            self.stalls = 0
+            self._end = time.monotonic() + self.seconds
+
+
+async def retrying(
+    attempt: Callable[[], Awaitable[T]], *, what: str, deadline: Deadline, answered: Callable[[], bool] = lambda: True
+) -> T:
+    """Repeat `attempt` until it returns, raises something that will not pass, or the deadline is over.
+
+    Args:
+        attempt: one request; raises `TransientFault` when it is worth repeating.
+        what: what is being done, and to which object; begins the error's message.
+        deadline: of the whole call, shared by its requests.
+        answered: whether the server has ever answered this process.
+
+    Returns:
+        What `attempt` returns.
+
+    Raises:
+        StoreTimeoutError: if the last try ran into a time limit.
+        ShortReadError: if the last try got too few bytes.
+        StoreUnavailableError: if the last try failed otherwise.
+    """
+    tries = 0
+    while True:
+        tries += 1
+        try:
+            return await _within(deadline, attempt)
+        except TransientFault as fault:
+            pause = _pause_s(tries, fault)
+            if _is_over(fault, tries, pause, deadline, answered()):
+                raise _gave_up(what, tries, deadline, fault) from fault.__cause__
+        count(retries=1)
+        await asyncio.sleep(pause)
+
+
+async def _within(deadline: Deadline, attempt: Callable[[], Awaitable[T]]) -> T:
+    """Run one try, ended by the deadline; a renewed one is looked at again whenever it seems to be over."""
+    task = asyncio.ensure_future(attempt())
+    try:
+        while True:
+            done, _ = await asyncio.wait([task], timeout=deadline.remaining())
+            if done:
+                return task.result()
+            if deadline.remaining() <= 0:
+                raise TransientFault("no complete answer when the time was over", kind="timeout")
+    finally:
+        if not task.done():
+            task.cancel()
+            await asyncio.wait([task], timeout=1.0)
+
+
+def _pause_s(tries: int, fault: TransientFault) -> float:
+    """Doubling pauses with jitter, so that many workers do not come back at the same moment."""
+    pause = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** min(tries - 1, 10)) * random.uniform(0.5, 1.0)
+    return max(pause, fault.retry_after_s or 0.0)
+
+
+def _is_over(fault: TransientFault, tries: int, pause: float, deadline: Deadline, answered: bool) -> bool:  # noqa: FBT001
+    if deadline.renewed and fault.kind == "timeout":
+        deadline.stalls += 1
+        if deadline.stalls >= STALLS:
+            return True
+    if fault.kind == "connect" and not answered and tries >= CONNECT_TRIES:
+        return True
+    return pause >= deadline.remaining()
+
+
+def _gave_up(what: str, tries: int, deadline: Deadline, fault: TransientFault) -> StoreError:
+    times = "1 try" if tries == 1 else f"{tries} tries"
+    limit = f"{deadline.seconds:g} s without a byte" if deadline.renewed else f"{deadline.seconds:g} s"
+    message = f"{what}: gave up after {times} in {deadline.elapsed():.1f} s (limit {limit}). Last: {fault}."
+    if fault.kind == "timeout":
+        return StoreTimeoutError(message + " Check the network, or raise deadline_s or stall_s of the ObjectStore.")
+    if fault.kind == "short":
+        return ShortReadError(message + " The server, or a proxy before it, keeps cutting its answers short.")
+    return StoreUnavailableError(message + " Check the address and the store's state, then try again.")
+
+
+def retry_after_s(header: str | None) -> float | None:
+    """Seconds that a `Retry-After` header asks to wait, given as seconds or as a date; None without a valid one."""
+    if not header:
+        return None
+    try:
+        return max(0.0, float(header))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, parsedate_to_datetime(header).timestamp() - time.time())
+    except (TypeError, ValueError):
+        return None
