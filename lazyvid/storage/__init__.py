@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lazyvid.storage.cache import SegmentCache
 from lazyvid.storage.layout import (
     basename,
     is_local,
@@ -24,6 +25,7 @@ __all__ = [
     "ObjectStore",
     "Pinning",
     "RangeRequest",
+    "SegmentCache",
     "UriLike",
     "basename",
     "display_uri",

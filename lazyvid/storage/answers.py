@@ -74,7 +74,7 @@ class Explainer:
             return ObjectChangedError(f"{shown} has changed since it was pinned: {said}. Open it anew.")
         if status == 416:
             return ShortReadError(
-                f"{shown} ends before the byte range asked for: {said}. It is cut short, or its index describes another."
+                f"{shown} ends before the byte range asked for: {said}. It is cut short, or its index is another's."
             )
         return StoreError(f"{shown} could not be used: expected success, found {said}. Check the URI and the options.")
 
@@ -101,7 +101,7 @@ class Explainer:
     def certificate(self, error: Exception, uri: str) -> StoreUnavailableError:
         """The server's certificate was not accepted; trying again does not help."""
         return StoreUnavailableError(
-            f"{display_uri(uri)}: the TLS connection was refused: {self.text(error)}. Check the certificate and address."
+            f"{display_uri(uri)}: the TLS connection was refused: {self.text(error)}. Check its certificate."
         )
 
 

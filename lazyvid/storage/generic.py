@@ -63,8 +63,8 @@ class FsspecBackend:
             size = (await self.head(uri)).size
             if stop > size:
                 raise ShortReadError(
-                    f"{display_uri(uri)} ends too early: expected bytes {start} to {stop}, found {size} bytes in all. It "
-                    "is cut short, or its index describes another one."
+                    f"{display_uri(uri)} ends too early: expected bytes {start} to {stop}, found {size} bytes in all. "
+                    "It is cut short, or its index describes another one."
                 )
 
         async def chunks() -> AsyncIterator[bytes]:
@@ -142,7 +142,9 @@ def _meta(uri: str, facts: Mapping[str, Any]) -> ObjectMeta:
     """The facts that fsspec's file systems give, each under its own names."""
     etag = facts.get("ETag") or facts.get("etag")
     version = facts.get("generation") or facts.get("version_id") or facts.get("VersionId")
-    modified = next((facts[name] for name in ("mtime", "modified", "last_modified", "updated", "created") if facts.get(name)), None)
+    modified = next(
+        (facts[name] for name in ("mtime", "modified", "last_modified", "updated", "created") if facts.get(name)), None
+    )
     return ObjectMeta(uri, int(facts["size"]), etag and str(etag), version and str(version), _nanoseconds(modified))
 
 

@@ -36,13 +36,15 @@ class HttpBackend:
         self._stall_s = tuning.stall_s
 
     @contextlib.asynccontextmanager
-    async def _ask(self, method: str, uri: str, *, data: bytes | None = None, **headers: str) -> AsyncIterator[Any]:
-        import aiohttp  # noqa: PLC0415  (0.1 s that local reading does not need)
+    async def _ask(
+        self, method: str, uri: str, *, headers: Mapping[str, str] | None = None, data: Any = None
+    ) -> AsyncIterator[Any]:
+        import aiohttp
 
         session = await self._fs.set_session()
         arguments = dict(self._fs.kwargs)
         # A compressed body would have other offsets than the object.
-        arguments["headers"] = {**arguments.get("headers", {}), "Accept-Encoding": "identity", **headers}
+        arguments["headers"] = {**arguments.get("headers", {}), "Accept-Encoding": "identity", **(headers or {})}
         if not self._own_timeout:
             arguments["timeout"] = aiohttp.ClientTimeout(
                 total=None, sock_connect=self._stall_s, sock_read=self._stall_s
@@ -68,7 +70,7 @@ class HttpBackend:
                 self._check(answer, uri)
                 if answer.headers.get("Content-Length", "").isdigit():
                     return _meta(uri, int(answer.headers["Content-Length"]), answer)
-        async with self._ask("GET", uri, Range="bytes=0-0") as answer:
+        async with self._ask("GET", uri, headers={"Range": "bytes=0-0"}) as answer:
             if answer.status == 416:  # of an empty object no byte can be asked for
                 total = answer.headers.get("Content-Range", "").rpartition("/")[2]
                 return _meta(uri, int(total) if total.isdigit() else 0, answer)
@@ -76,7 +78,9 @@ class HttpBackend:
             found = content_range(answer.headers.get("Content-Range"))
             size = found[2] if found else int(answer.headers.get("Content-Length", -1))
             if size < 0:
-                raise StoreError(f"{display_uri(uri)}: the server does not tell the object's size. Copy the file first.")
+                raise StoreError(
+                    f"{display_uri(uri)}: the server does not tell the object's size. Copy the file first."
+                )
             return _meta(uri, size, answer)
 
     @contextlib.asynccontextmanager
@@ -87,7 +91,7 @@ class HttpBackend:
             headers["Range"] = header
         if pin is not None and pin.etag:
             headers["If-Match"] = pin.etag
-        async with self._ask("GET", uri, **headers) as answer:
+        async with self._ask("GET", uri, headers=headers) as answer:
             if answer.status == 412 and pin is not None:
                 found = answer.headers.get("ETag") or (await self.head(uri)).etag
                 raise ObjectChangedError(
@@ -120,12 +124,12 @@ class HttpBackend:
 
     async def put_file(self, uri: str, path: str) -> None:
         """One PUT request that streams a file."""
-        with open(path, "rb") as file:  # noqa: ASYNC230,PTH123  (aiohttp reads it piece by piece)
-            async with self._ask("PUT", uri, data=file) as answer:  # type: ignore[arg-type]
+        with open(path, "rb") as file:
+            async with self._ask("PUT", uri, data=file) as answer:
                 self._check(answer, uri)
 
     async def list_page(self, uri: str, token: Any) -> tuple[list[ObjectMeta], Any]:
-        """The files that one index page links to; HTTP has no listings, so a server without such pages shows nothing."""
+        """The files that one index page links to: HTTP has no listings of its own."""
         open_folders, seen = token or ([uri.rstrip("/") + "/"], frozenset())
         folder, *rest = open_folders
         count(requests=1)
@@ -153,7 +157,7 @@ class HttpBackend:
 
     def classify(self, error: Exception, uri: str) -> TransientFault | StoreError:
         """Say what an exception of aiohttp means."""
-        import aiohttp  # noqa: PLC0415  (only here when HTTP is used)
+        import aiohttp
 
         text = self.explainer.text(error)
         if isinstance(error, (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError)):

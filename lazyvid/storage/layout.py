@@ -51,7 +51,7 @@ def normalise(uri: UriLike) -> str:
         raise UnsafeKeyError(f"Invalid URI {text!r}: expected a path or URL that is not empty and has no NUL in it.")
     match = _SCHEME.match(text)
     if match is None:
-        return text if text.startswith("/") else os.path.abspath(text)  # noqa: PTH100  (strings throughout)
+        return text if text.startswith("/") else os.path.abspath(text)
     name, rest = match.group(1).lower(), text[match.end() :]
     if name not in _LOCAL:
         return f"{name}://{rest}"

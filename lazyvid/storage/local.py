@@ -14,6 +14,7 @@ from typing import BinaryIO
 
 from lazyvid.errors import (
     AccessDeniedError,
+    LazyVidError,
     ObjectChangedError,
     ObjectNotFoundError,
     ShortReadError,
@@ -35,6 +36,8 @@ def translated(action: str, path: str) -> Iterator[None]:
     """Turn an `OSError` about `path` into the `StoreError` that says what to do."""
     try:
         yield
+    except LazyVidError:  # some are OSErrors too
+        raise
     except OSError as error:
         raise _store_error(error, action, path) from error
 
@@ -74,7 +77,7 @@ def _open_regular(path: str) -> tuple[int, os.stat_result]:
 def head(path: str) -> ObjectMeta:
     """Size and time of a regular file."""
     with translated("read", path):
-        facts = os.stat(path)  # noqa: PTH116  (one system call, no Path made)
+        facts = os.stat(path)
         if stat.S_ISDIR(facts.st_mode):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
         return _meta(path, facts)
@@ -101,8 +104,8 @@ def read_spans(path: str, spans: Sequence[tuple[int, int]], *, pin: ObjectMeta |
 def _check_same(path: str, pin: ObjectMeta, facts: os.stat_result) -> None:
     if pin.size != facts.st_size or (pin.modified_ns is not None and pin.modified_ns != facts.st_mtime_ns):
         raise ObjectChangedError(
-            f"{path} has changed: expected {pin.size} bytes of time {pin.modified_ns} ns, found {facts.st_size} bytes of "
-            f"time {facts.st_mtime_ns} ns. Open it anew."
+            f"{path} has changed: expected {pin.size} bytes of time {pin.modified_ns} ns, found {facts.st_size} bytes "
+            f"of time {facts.st_mtime_ns} ns. Open it anew."
         )
 
 
@@ -113,8 +116,8 @@ def pread(descriptor: int, path: str, start: int, stop: int) -> bytes:
         more = os.pread(descriptor, stop - start - len(body), start + len(body))
         if not more:
             raise ShortReadError(
-                f"{path} ends too early: expected bytes {start} to {stop}, found {os.fstat(descriptor).st_size} bytes in "
-                "all. The file is cut short, or its index describes another one."
+                f"{path} ends too early: expected bytes {start} to {stop}, found {os.fstat(descriptor).st_size} bytes "
+                "in all. The file is cut short, or its index describes another one."
             )
         body += more
     return body
@@ -124,17 +127,23 @@ def read(path: str) -> bytes:
     """The whole file."""
     with translated("read", path):
         descriptor, _facts = _open_regular(path)
-        with open(descriptor, "rb") as file:  # noqa: PTH123  (from a descriptor)
+        with open(descriptor, "rb") as file:
             body = file.read()
     count(requests=1, bytes_fetched=len(body))
     return body
 
 
-def open_file(path: str) -> BinaryIO:
+def open_file(path: str, *, pin: ObjectMeta | None = None) -> BinaryIO:
     """The file, opened for reading."""
     with translated("open", path):
-        descriptor, _facts = _open_regular(path)
-        return open(descriptor, "rb")  # noqa: PTH123  (from a descriptor)
+        descriptor, facts = _open_regular(path)
+        if pin is not None:
+            try:
+                _check_same(path, pin, facts)
+            except BaseException:
+                os.close(descriptor)
+                raise
+        return open(descriptor, "rb")
 
 
 class AtomicFile:
@@ -146,14 +155,14 @@ class AtomicFile:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self.folder = os.path.dirname(path) or "."  # noqa: PTH120  (strings throughout)
-        self.temporary = os.path.join(self.folder, TEMPORARY_PREFIX + secrets.token_hex(8))  # noqa: PTH118
+        self.folder = os.path.dirname(path) or "."
+        self.temporary = os.path.join(self.folder, TEMPORARY_PREFIX + secrets.token_hex(8))
         self.descriptor = -1
 
     def __enter__(self) -> int:
         """Make the folders and the temporary file."""
-        os.makedirs(self.folder, exist_ok=True)  # noqa: PTH103  (strings throughout)
-        if os.path.isdir(self.path):  # noqa: PTH112  (strings throughout)
+        os.makedirs(self.folder, exist_ok=True)
+        if os.path.isdir(self.path):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), self.path)
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         self.descriptor = os.open(self.temporary, flags, 0o666)
@@ -164,12 +173,12 @@ class AtomicFile:
         try:
             if kind is None:
                 os.fsync(self.descriptor)
-                os.replace(self.temporary, self.path)  # noqa: PTH105  (strings throughout)
+                os.replace(self.temporary, self.path)
                 _sync_folder(self.folder)
         finally:
             os.close(self.descriptor)
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(self.temporary)  # noqa: PTH108  (strings throughout)
+                os.unlink(self.temporary)
 
 
 def _sync_folder(folder: str) -> None:
@@ -202,7 +211,7 @@ def copy_in(source: str, path: str, *, pin: ObjectMeta | None = None) -> ObjectM
     """Copy a local file to `path`, atomic to readers."""
     with translated("read", source):
         descriptor, before = _open_regular(source)
-    with open(descriptor, "rb") as reader, translated("write", path), AtomicFile(path) as target:  # noqa: PTH123
+    with open(descriptor, "rb") as reader, translated("write", path), AtomicFile(path) as target:
         at = 0
         while block := reader.read(_BLOCK):
             write_all(target, block, at=at)
@@ -216,10 +225,10 @@ def copy_in(source: str, path: str, *, pin: ObjectMeta | None = None) -> ObjectM
 def delete(path: str) -> None:
     """Remove a file, a link, or a folder with all that is in it."""
     with translated("delete", path):
-        if os.path.isdir(path) and not os.path.islink(path):  # noqa: PTH112,PTH114  (strings throughout)
+        if os.path.isdir(path) and not os.path.islink(path):
             shutil.rmtree(path)
         else:
-            os.unlink(path)  # noqa: PTH108  (strings throughout)
+            os.unlink(path)
 
 
 def walk(folder: str) -> list[ObjectMeta]:
@@ -237,7 +246,7 @@ def walk(folder: str) -> list[ObjectMeta]:
 
 def _walk_into(folder: str, found: list[ObjectMeta], above: frozenset[tuple[int, int]]) -> None:
     try:
-        facts = os.stat(folder)  # noqa: PTH116  (strings throughout)
+        facts = os.stat(folder)
         if (facts.st_dev, facts.st_ino) in above:  # a link to a folder that leads here
             return
         entries = list(os.scandir(folder))

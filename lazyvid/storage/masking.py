@@ -1,4 +1,4 @@
-"""What may be shown of URIs and storage options: secrets are replaced by `***` before they reach a repr or a message."""
+"""What may be shown of URIs and storage options: secrets become `***` before they reach a repr or a message."""
 
 from __future__ import annotations
 

@@ -7,9 +7,22 @@ from typing import Any
 
 _ONLY_S3 = frozenset({"key", "secret", "token", "anon", "profile", "endpoint_url", "config_kwargs", "requester_pays"})
 _ALIASES = {"s3": ("s3", "s3a"), "http": ("http", "https"), "gs": ("gs", "gcs"), "az": ("az", "abfs", "abfss", "adl")}
-_SCHEMES = frozenset(
-    "file local s3 s3a http https gs gcs az abfs abfss adl memory hf oss cos tos ftp sftp ssh smb webdav webhdfs hdfs".split()
+_OTHER_SCHEMES = (
+    "file",
+    "local",
+    "memory",
+    "hf",
+    "oss",
+    "cos",
+    "tos",
+    "ftp",
+    "sftp",
+    "smb",
+    "webdav",
+    "webhdfs",
+    "hdfs",
 )
+_SCHEMES = frozenset([*_OTHER_SCHEMES, *(alias for aliases in _ALIASES.values() for alias in aliases)])
 
 
 def options_for(name: str, options: Mapping[str, Any], *, root_scheme: str | None) -> dict[str, Any]:
@@ -17,15 +30,17 @@ def options_for(name: str, options: Mapping[str, Any], *, root_scheme: str | Non
 
     Args:
         name: the kind: "s3", "http", or another scheme of fsspec.
-        options: the store's options: either one mapping per scheme, or one for the scheme of the store's root (without a
-            root, for whichever remote scheme is read).
+        options: the store's options: either one mapping per scheme, or one for the scheme of the store's root (without
+            a root, for whichever remote scheme is read).
         root_scheme: the kind of the store's root; None without one.
 
     Returns:
         The options for `name`; none of another store's, so that no key is sent where it does not belong.
     """
     if options and all(key in _SCHEMES and isinstance(value, Mapping) for key, value in options.items()):
-        found: Mapping[str, Any] = next((options[alias] for alias in _ALIASES.get(name, (name,)) if alias in options), {})
+        found: Mapping[str, Any] = next(
+            (options[alias] for alias in _ALIASES.get(name, (name,)) if alias in options), {}
+        )
         return dict(found)
     if root_scheme not in (None, "file", name):
         return {}

@@ -112,7 +112,7 @@ async def _within(deadline: Deadline, attempt: Callable[[], Awaitable[T]]) -> T:
 
 def _pause_s(tries: int, fault: TransientFault) -> float:
     """Doubling pauses with jitter, so that many workers do not come back at the same moment."""
-    pause = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** min(tries - 1, 10)) * random.uniform(0.5, 1.0)
+    pause: float = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** min(tries - 1, 10)) * random.uniform(0.5, 1.0)
     return max(pause, fault.retry_after_s or 0.0)
 
 

@@ -20,10 +20,22 @@ from lazyvid.storage.retry import TransientFault
 
 _READ_BYTES = 1 << 18
 _DENIED = frozenset(
-    "AccessDenied ExpiredToken InvalidAccessKeyId InvalidToken SignatureDoesNotMatch TokenRefreshRequired "
-    "RequestTimeTooSkewed AllAccessDisabled AccountProblem NotSignedUp".split()
+    [
+        "AccessDenied",
+        "ExpiredToken",
+        "InvalidAccessKeyId",
+        "InvalidToken",
+        "SignatureDoesNotMatch",
+        "TokenRefreshRequired",
+        "RequestTimeTooSkewed",
+        "AllAccessDisabled",
+        "AccountProblem",
+        "NotSignedUp",
+    ]
 )
-_TRANSIENT = frozenset("RequestTimeout SlowDown InternalError ServiceUnavailable Throttling RequestLimitExceeded".split())
+_TRANSIENT = frozenset(
+    ["RequestTimeout", "SlowDown", "InternalError", "ServiceUnavailable", "Throttling", "RequestLimitExceeded"]
+)
 
 
 def session_options(options: Mapping[str, Any], tuning: Tuning) -> dict[str, Any]:
@@ -113,7 +125,8 @@ class S3Backend:
                 raise
             found = "unknown"
         return ObjectChangedError(
-            f"{display_uri(uri)} has changed since it was pinned: expected etag {pin.etag}, found {found}. Open it anew."
+            f"{display_uri(uri)} has changed since it was pinned: expected etag {pin.etag}, found {found}. "
+            "Open it anew."
         )
 
     async def put(self, uri: str, data: bytes) -> ObjectMeta:
@@ -163,14 +176,21 @@ class S3Backend:
 
     def classify(self, error: Exception, uri: str) -> TransientFault | StoreError:
         """Say what an exception of botocore means."""
-        from botocore import exceptions as boto  # noqa: PLC0415  (only here when S3 is used)
+        from botocore import exceptions as boto
 
         if isinstance(error, boto.ClientError):
             self.answered = True
             return self._client_error(error, uri)
         text = self.explainer.text(error)
-        if isinstance(error, (boto.NoCredentialsError, boto.PartialCredentialsError, boto.CredentialRetrievalError,
-                              boto.ProfileNotFound, boto.TokenRetrievalError, boto.UnauthorizedSSOTokenError)):  # fmt: skip
+        no_credentials = (
+            boto.NoCredentialsError,
+            boto.PartialCredentialsError,
+            boto.CredentialRetrievalError,
+            boto.ProfileNotFound,
+            boto.TokenRetrievalError,
+            boto.UnauthorizedSSOTokenError,
+        )
+        if isinstance(error, no_credentials):
             return AccessDeniedError(
                 f"No credentials for {display_uri(uri)}: {text}. Looked in: {self.explainer.credentials}. "
                 "Give key and secret, a profile, or anon=True in storage_options, or set the environment variables."

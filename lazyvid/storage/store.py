@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import os
 import re
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, BinaryIO, TypeVar
-from urllib.parse import unquote
 
 from lazyvid.errors import ObjectNotFoundError, StoreError, StoreTimeoutError, UnsafeKeyError
-from lazyvid.storage import layout, local, transfer
+from lazyvid.storage import layout, listing, local, sending, transfer
 from lazyvid.storage.backend import Backend, Tuning
 from lazyvid.storage.generic import FsspecBackend, backend_name
 from lazyvid.storage.glob import matcher
@@ -37,8 +37,9 @@ _ENCODED_DOTS = re.compile(r"%2e", re.IGNORECASE)
 class ObjectStore:
     """Objects in folders of this machine and in remote stores: `s3://`, `https://`, `gs://`, `memory://`, ...
 
-    A store holds options only, never an open handle: it can be pickled, hashed, compared, and used in forked and spawned
-    processes, each of which opens its own connections. Retries are its own business; every call ends within a limit.
+    A store holds options only, never an open handle: it can be pickled, hashed, compared, and used in forked and
+    spawned processes, each of which opens its own connections. Retries are its own business, and every
+    call ends within a limit.
 
     Args:
         url: the root that relative URIs are resolved against; empty, they are relative to the working directory.
@@ -152,17 +153,17 @@ class ObjectStore:
         full = self.resolve(uri)
         if layout.is_local(full):
             return local.head(full)
-        return self._run(lambda: transfer.head(self._backend(full), full, deadline=self._deadline()))
+        return self._run(transfer.head(self._backend(full), full, deadline=self._deadline()))
 
     def exists(self, uri: UriLike) -> bool:
         """Whether there is an object, or a folder with something in it."""
         full = self.resolve(uri)
         if layout.is_local(full):
-            return os.path.exists(full)  # noqa: PTH110  (strings throughout)
+            return os.path.exists(full)
         try:
             self.head(full)
         except ObjectNotFoundError:
-            return self._run(lambda: transfer.any_below(self._backend(full), full, deadline=self._deadline()))
+            return self._run(listing.any_below(self._backend(full), full, deadline=self._deadline()))
         return True
 
     def pinning(self, uri: UriLike) -> Pinning:
@@ -175,12 +176,14 @@ class ObjectStore:
         full = self.resolve(uri)
         if layout.is_local(full):
             return local.read(full)
-        return self._run(lambda: transfer.read_whole(self._backend(full), full, deadline=self._deadline()))
+        return self._run(transfer.read_whole(self._backend(full), full, deadline=self._deadline()))
 
-    def open(self, uri: UriLike) -> BinaryIO:
-        """An object as a seekable file for reading; a remote one stays at the version that is found now."""
+    def open(self, uri: UriLike, *, pin: ObjectMeta | None = None) -> BinaryIO:
+        """An object as a seekable file for reading; a remote one stays at the version `pin`, or that found now."""
         full = self.resolve(uri)
-        return local.open_file(full) if layout.is_local(full) else open_remote(self, self.head(full))
+        if layout.is_local(full):
+            return local.open_file(full, pin=pin)
+        return open_remote(self, dataclasses.replace(pin or self.head(full), uri=full))
 
     def read_ranges(
         self, uri: UriLike, ranges: Sequence[tuple[int, int]], *, pin: ObjectMeta | None = None
@@ -221,7 +224,7 @@ class ObjectStore:
             if not layout.is_local(full)
             for start, stop in plan.spans
         ]
-        remote = iter(self._run(lambda: transfer.read_spans(spans, tuning=self._tuning)) if spans else [])
+        remote = iter(self._run(transfer.read_spans(spans, tuning=self._tuning)) if spans else [])
         results = []
         for request, (full, plan) in zip(requests, jobs, strict=True):
             if layout.is_local(full):
@@ -245,7 +248,7 @@ class ObjectStore:
         if layout.is_local(full):
             return local.write(full, data)
         view = memoryview(data).cast("B")
-        work = lambda: transfer.write(self._backend(full), full, view, tuning=self._tuning)  # noqa: E731
+        work = sending.write(self._backend(full), full, view, tuning=self._tuning)
         return self._checked(self._run(work, total=False), full, len(view))
 
     def upload(self, path: str | os.PathLike[str], uri: UriLike) -> ObjectMeta:
@@ -264,12 +267,14 @@ class ObjectStore:
             def read_at(start: int, length: int) -> bytes:
                 return local.pread(descriptor, source, start, start + length)
 
-            work = lambda: transfer.upload(self._backend(full), full, source, size, read_at, tuning=self._tuning)  # noqa: E731
+            work = sending.upload(self._backend(full), full, source, size, read_at, tuning=self._tuning)
             return self._checked(self._run(work, total=False), full, size)
 
     def _checked(self, meta: ObjectMeta, uri: str, size: int) -> ObjectMeta:
         if meta.size != size:
-            raise StoreError(f"{display_uri(uri)} was stored wrongly: expected {size} bytes, found {meta.size}. Try again.")
+            raise StoreError(
+                f"{display_uri(uri)} was stored wrongly: expected {size} bytes, found {meta.size}. Try again."
+            )
         return meta
 
     def download(self, uri: UriLike, path: str | os.PathLike[str], *, pin: ObjectMeta | None = None) -> ObjectMeta:
@@ -293,8 +298,12 @@ class ObjectStore:
             local.copy_in(full, target, pin=meta)
             return meta
         with local.translated("write", target), local.AtomicFile(target) as descriptor:
-            sink = lambda at, chunk: local.write_all(descriptor, chunk, at=at)  # noqa: E731
-            work = lambda: transfer.copy_out(self._backend(full), full, sink, pin=pin, tuning=self._tuning)  # noqa: E731
+
+            def sink(at: int, chunk: bytes) -> None:
+                with local.translated("write", target):  # else it would pass for a failure of the store
+                    local.write_all(descriptor, chunk, at=at)
+
+            work = transfer.copy_out(self._backend(full), full, sink, pin=pin, tuning=self._tuning)
             meta = self._run(work, total=False)
             return self._checked(meta, full, os.fstat(descriptor).st_size)
 
@@ -309,7 +318,7 @@ class ObjectStore:
         if layout.is_local(full):
             local.delete(full)
         else:
-            self._run(lambda: transfer.remove(self._backend(full), full, tuning=self._tuning), total=False)
+            self._run(listing.remove(self._backend(full), full, tuning=self._tuning), total=False)
 
     def list(self, prefix: UriLike = "", *, glob: str | None = None) -> list[ObjectMeta]:
         """Every object below a folder.
@@ -327,7 +336,7 @@ class ObjectStore:
         if layout.is_local(full):
             found = local.walk(full)
         else:
-            found = self._run(lambda: transfer.list_below(self._backend(full), full, tuning=self._tuning), total=False)
+            found = self._run(listing.list_below(self._backend(full), full, tuning=self._tuning), total=False)
         if glob is None:
             return found
         matches = matcher(glob)
@@ -357,10 +366,10 @@ class ObjectStore:
 
         return process_io().handle((name, frozen(options), self._tuning), make)
 
-    def _run(self, work: Callable[[], Coroutine[Any, Any, T]], *, total: bool = True) -> T:
+    def _run(self, work: Coroutine[Any, Any, T], *, total: bool = True) -> T:
         limit = self._tuning.deadline_s + _GRACE_S if total else None
         try:
-            return process_io().run(work(), timeout_s=limit)
+            return process_io().run(work, timeout_s=limit)
         except StoreError:
             raise
         except TimeoutError as error:

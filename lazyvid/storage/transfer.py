@@ -1,17 +1,17 @@
-"""Moves bytes between a `Backend` and memory or a file: retries, resumes, checks lengths, bounds what is in flight."""
+"""Fetches bytes from `Backend`s: retries, resumes, checks lengths and versions, bounds what is in flight."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
-from lazyvid.errors import LazyVidError, ObjectChangedError, ObjectNotFoundError, ShortReadError, StoreError
+from lazyvid.errors import LazyVidError, ObjectChangedError, ShortReadError, StoreError
 from lazyvid.stats import count
 from lazyvid.storage.answers import Explainer
 from lazyvid.storage.backend import Backend, Body, Tuning
-from lazyvid.storage.layout import split
 from lazyvid.storage.masking import display_uri
 from lazyvid.storage.objects import ObjectMeta, difference
 from lazyvid.storage.ranges import split_span
@@ -21,10 +21,6 @@ T = TypeVar("T")
 
 PART_BYTES = 8 << 20
 """A longer span travels in parts of this size, over several connections."""
-UPLOAD_PART_BYTES = 16 << 20
-_MOST_PARTS = 10_000
-_SLOWEST_BYTES_PER_S = 64 << 10
-"""An upload that is slower than this is taken for stalled."""
 _RESTARTS = 3
 
 
@@ -198,7 +194,7 @@ async def read_spans(spans: Sequence[Span], *, tuning: Tuning) -> list[bytes]:
         for start, stop in split_span(span.start, span.stop, part_bytes=PART_BYTES)
     ]
     bodies = await together(
-        [lambda part=part: _read_span(part, deadline) for _number, part in parts],  # type: ignore[misc]
+        [partial(_read_span, part, deadline) for _number, part in parts],
         at_most=tuning.max_concurrency,
     )
     await _check_afterwards(spans, deadline, tuning)
@@ -220,7 +216,7 @@ async def _check_afterwards(spans: Sequence[Span], deadline: Deadline, tuning: T
         if changed := difference(pin, await head(backend, uri, deadline=deadline)):
             raise ObjectChangedError(f"{display_uri(uri)} has changed since it was pinned: {changed}. Open it anew.")
 
-    work = [lambda b=backend, u=uri, p=pin: check(b, u, p) for (uri, pin), backend in pinned.items()]  # type: ignore[misc]
+    work = [partial(check, backend, uri, pin) for (uri, pin), backend in pinned.items()]
     await together(work, at_most=tuning.max_concurrency)
 
 
@@ -256,125 +252,6 @@ async def copy_out(
         ).run()
 
     parts = split_span(0, meta.size, part_bytes=PART_BYTES)
-    await together([lambda p=p: part(*p) for p in parts], at_most=tuning.max_concurrency)  # type: ignore[misc]
-    if pin is None or parts:
-        await _check_afterwards([Span(backend, uri, 0, meta.size, meta)], Deadline(tuning.deadline_s), tuning)
+    await together([partial(part, start, stop) for start, stop in parts], at_most=tuning.max_concurrency)
+    await _check_afterwards([Span(backend, uri, 0, meta.size, meta)], Deadline(tuning.deadline_s), tuning)
     return meta
-
-
-async def copy_in(
-    backend: Backend, uri: str, size: int, read_at: Callable[[int, int], bytes], *, tuning: Tuning
-) -> ObjectMeta | None:
-    """Store `size` bytes, in parts when there are many; None where the store takes whole objects only and they are many.
-
-    Args:
-        backend: where to.
-        uri: the object.
-        size: bytes.
-        read_at: gives `length` bytes from `start`.
-        tuning: the store's limits.
-    """
-    part_bytes = max(UPLOAD_PART_BYTES, -(-size // _MOST_PARTS))
-
-    def limit(length: int) -> Deadline:
-        return Deadline(tuning.deadline_s + length / _SLOWEST_BYTES_PER_S)
-
-    if size <= part_bytes:
-        data = read_at(0, size)
-        return await attempt(backend, uri, "write", lambda: backend.put(uri, data), deadline=limit(size))
-    upload = await attempt(backend, uri, "write", lambda: backend.start_upload(uri), deadline=limit(0))
-    if upload is None:
-        return None
-
-    async def part(number: int, start: int, stop: int) -> Any:
-        data = read_at(start, stop - start)
-        send = lambda: backend.put_part(uri, upload, number, data)  # noqa: E731
-        return await attempt(backend, uri, "write", send, deadline=limit(stop - start))
-
-    try:
-        spans = split_span(0, size, part_bytes=part_bytes)
-        work = [lambda n=n, s=s: part(n, *s) for n, s in enumerate(spans, 1)]  # type: ignore[misc]
-        parts = await together(work, at_most=min(4, tuning.max_concurrency))
-        finish = lambda: backend.finish_upload(uri, upload, parts)  # noqa: E731
-        await attempt(backend, uri, "write", finish, deadline=limit(0))
-    except BaseException:
-        await asyncio.shield(_abort(backend, uri, upload))
-        raise
-    return await head(backend, uri, deadline=limit(0))
-
-
-async def _abort(backend: Backend, uri: str, upload: Any) -> None:
-    """Parts that are left lying cost their owner money; but the failure that brought us here is what counts."""
-    await asyncio.wait([asyncio.ensure_future(backend.abort_upload(uri, upload))], timeout=5.0)
-
-
-async def write(backend: Backend, uri: str, data: memoryview, *, tuning: Tuning) -> ObjectMeta:
-    """Store what is in memory, in parts where the store takes parts."""
-    read_at = lambda start, length: bytes(data[start : start + length])  # noqa: E731
-    meta = await copy_in(backend, uri, len(data), read_at, tuning=tuning)
-    if meta is None:
-        limit = Deadline(tuning.deadline_s + len(data) / _SLOWEST_BYTES_PER_S)
-        whole = bytes(data)
-        meta = await attempt(backend, uri, "write", lambda: backend.put(uri, whole), deadline=limit)
-    return meta
-
-
-async def upload(
-    backend: Backend, uri: str, path: str, size: int, read_at: Callable[[int, int], bytes], *, tuning: Tuning
-) -> ObjectMeta:
-    """Store a local file; returns what the store says afterwards."""
-    if await copy_in(backend, uri, size, read_at, tuning=tuning) is None:
-        limit = Deadline(tuning.deadline_s + size / _SLOWEST_BYTES_PER_S)
-        await attempt(backend, uri, "write", lambda: backend.put_file(uri, path), deadline=limit)
-    return await head(backend, uri, deadline=Deadline(tuning.deadline_s))
-
-
-async def list_below(backend: Backend, uri: str, *, tuning: Tuning) -> list[ObjectMeta]:
-    """Every object below a folder, and the object itself when it is one; sorted by URI."""
-    deadline = Deadline(tuning.deadline_s, renewed=True)
-    found: list[ObjectMeta] = []
-    token: Any = None
-    while True:
-        at = token
-        page, token = await attempt(backend, uri, "list", lambda t=at: backend.list_page(uri, t), deadline=deadline)  # type: ignore[misc]
-        found += page
-        deadline.progress()
-        if token is None:
-            break
-    return sorted(found or await _itself(backend, uri, deadline), key=lambda meta: meta.uri)
-
-
-async def _itself(backend: Backend, uri: str, deadline: Deadline) -> list[ObjectMeta]:
-    """The object of this very name, when there is one."""
-    path = split(uri)[1]
-    if not path or path.endswith("/"):
-        return []
-    try:
-        return [await head(backend, uri, deadline=deadline)]
-    except ObjectNotFoundError:
-        return []
-
-
-async def any_below(backend: Backend, uri: str, *, deadline: Deadline) -> bool:
-    """Whether a folder holds anything."""
-    token: Any = None
-    while True:
-        at = token
-        page, token = await attempt(backend, uri, "list", lambda t=at: backend.list_page(uri, t), deadline=deadline)  # type: ignore[misc]
-        if page or token is None:
-            return bool(page)
-
-
-async def remove(backend: Backend, uri: str, *, tuning: Tuning) -> None:
-    """Remove an object, or every object below a folder."""
-    below = await list_below(backend, uri, tuning=tuning)
-    itself = await _itself(backend, uri, Deadline(tuning.deadline_s))
-    found = {meta.uri: meta for meta in [*below, *itself]}
-    if not found:
-        raise ObjectNotFoundError(f"Cannot delete {display_uri(uri)}: there is no object or folder. Check the URI.")
-
-    async def one(each: str) -> None:
-        await attempt(backend, each, "delete", lambda: backend.remove(each), deadline=Deadline(tuning.deadline_s))
-
-    work = [lambda each=each: one(each) for each in found]  # type: ignore[misc]
-    await together(work, at_most=tuning.max_concurrency)
