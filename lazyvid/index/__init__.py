@@ -1,0 +1,10 @@
+"""Where every frame of a video is: built by a scan, kept as a sidecar, shared between processes.
+
+Between `lazyvid.storage`, which it reads from, and `lazyvid.decoding`, which plans by it.
+"""
+
+from __future__ import annotations
+
+from lazyvid.index.frame_index import FrameIndex, PacketTable, Segment, Source
+
+__all__ = ["FrameIndex", "PacketTable", "Segment", "Source"]
