@@ -6,5 +6,6 @@ Between `lazyvid.storage`, which it reads from, and `lazyvid.decoding`, which pl
 from __future__ import annotations
 
 from lazyvid.index.frame_index import FrameIndex, PacketTable, Segment, Source
+from lazyvid.index.probe import build_index
 
-__all__ = ["FrameIndex", "PacketTable", "Segment", "Source"]
+__all__ = ["FrameIndex", "PacketTable", "Segment", "Source", "build_index"]
