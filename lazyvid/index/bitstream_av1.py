@@ -1,0 +1,187 @@
+"""As much of AV1's open bitstream units as it takes to see whether a packet's frames are kept as references. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+_SEQUENCE_HEADER, _TEMPORAL_DELIMITER, _FRAME_HEADER, _TILE_GROUP, _METADATA, _FRAME = 1, 2, 3, 4, 5, 6
+_REDUNDANT_FRAME_HEADER, _TILE_LIST, _PADDING = 7, 8, 15
+_KEY_FRAME, _INTRA_ONLY, _SWITCH_FRAME = 0, 2, 3
+_SELECT = 2
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceHeader:
+    """The fields of a sequence header that frame headers depend on."""
+
+    reduced_still_picture: bool
+    decoder_model_info: bool
+    equal_picture_interval: bool
+    presentation_time_bits: int
+    frame_id_bits: int
+    """0 when frames carry no number."""
+    order_hint_bits: int
+    screen_content_tools: int
+    """0, 1, or 2 when each frame says."""
+    integer_mv: int
+    """0, 1, or 2 when each frame says."""
+
+
+class _Bits:
+    """Bits from the highest of the first byte; zeros after the end, which `exhausted` tells."""
+
+    def __init__(self, data: bytes) -> None:
+        self._value, self._left = int.from_bytes(data, "big"), 8 * len(data)
+
+    @property
+    def exhausted(self) -> bool:
+        return self._left < 0
+
+    def take(self, count: int) -> int:
+        self._left -= count
+        return self._value >> self._left & ((1 << count) - 1) if self._left >= 0 else 0
+
+    def uvlc(self) -> int:
+        zeros = 0
+        while not self.exhausted and not self.take(1):
+            zeros += 1
+        return self.take(zeros) + (1 << zeros) - 1 if zeros < 32 else (1 << 32) - 1
+
+
+def units(payload: bytes | memoryview) -> Iterator[tuple[int, int, int]]:
+    """(type, first byte, one past the last byte) of each unit's payload; ends where the bytes are no units."""
+    position, end = 0, len(payload)
+    while position < end:
+        header = payload[position]
+        if header & 0x80:
+            return
+        position += 2 if header & 4 else 1
+        size = end - position
+        if header & 2:
+            size, position = _leb128(payload, position)
+        if size < 0 or position + size > end:
+            return
+        yield header >> 3 & 15, position, position + size
+        position += size
+
+
+def _leb128(payload: bytes | memoryview, position: int) -> tuple[int, int]:
+    """(value, position after it); the value is -1 when there is none."""
+    value = 0
+    for i in range(8):
+        if position + i >= len(payload):
+            break
+        byte = payload[position + i]
+        value |= (byte & 0x7F) << (7 * i)
+        if not byte & 0x80:
+            return value, position + i + 1
+    return -1, position
+
+
+def sequence_headers(payload: bytes | memoryview) -> Iterator[bytes]:
+    """The sequence headers before a packet's first frame."""
+    for kind, start, stop in units(payload):
+        if kind == _SEQUENCE_HEADER:
+            yield bytes(payload[start:stop])
+        elif kind in (_FRAME, _FRAME_HEADER):
+            return
+
+
+def frames_refresh_nothing(payload: bytes | memoryview, sequence: SequenceHeader) -> bool:
+    """Whether a packet holds frames, and none of them is kept as a reference; False when in doubt."""
+    frames, consumed = 0, 0
+    for kind, start, stop in units(payload):
+        consumed = stop
+        if kind in (_FRAME, _FRAME_HEADER):
+            if _refresh_flags(bytes(payload[start : min(stop, start + 32)]), sequence) != 0:
+                return False
+            frames += 1
+        elif kind not in (_TEMPORAL_DELIMITER, _TILE_GROUP, _METADATA, _REDUNDANT_FRAME_HEADER, _PADDING):
+            return False
+    return frames > 0 and consumed == len(payload)
+
+
+def _refresh_flags(header: bytes, sequence: SequenceHeader) -> int:
+    """refresh_frame_flags of a frame header; 255 where it is not known, as for a shown existing frame (it may be a key)."""
+    bits = _Bits(header)
+    if sequence.reduced_still_picture or bits.take(1):
+        return 255
+    frame_type, show_frame = bits.take(2), bits.take(1)
+    if show_frame and sequence.decoder_model_info and not sequence.equal_picture_interval:
+        bits.take(sequence.presentation_time_bits)
+    if not show_frame:
+        bits.take(1)  # showable_frame
+    if frame_type == _SWITCH_FRAME or (frame_type == _KEY_FRAME and show_frame):
+        return 255
+    error_resilient = bits.take(1)
+    bits.take(1)  # disable_cdf_update
+    screen_content = bits.take(1) if sequence.screen_content_tools == _SELECT else sequence.screen_content_tools
+    if screen_content and sequence.integer_mv == _SELECT:
+        bits.take(1)
+    bits.take(sequence.frame_id_bits)
+    bits.take(1)  # frame_size_override_flag
+    bits.take(sequence.order_hint_bits)
+    if frame_type not in (_KEY_FRAME, _INTRA_ONLY) and not error_resilient:
+        bits.take(3)  # primary_ref_frame
+    if sequence.decoder_model_info and bits.take(1):
+        return 255  # buffer removal times of each operating point follow
+    flags = bits.take(8)
+    return 255 if bits.exhausted else flags
+
+
+def parse_sequence_header(data: bytes) -> SequenceHeader | None:
+    """The fields that frame headers depend on; None when the bytes are too short."""
+    bits = _Bits(data)
+    bits.take(4)  # seq_profile, still_picture
+    reduced = bool(bits.take(1))
+    model, equal_interval, presentation_bits = False, False, 0
+    if reduced:
+        bits.take(5)
+    else:
+        if bits.take(1):
+            bits.take(64)
+            equal_interval = bool(bits.take(1))
+            if equal_interval:
+                bits.uvlc()
+            model = bool(bits.take(1))
+            if model:
+                delay_bits = bits.take(5) + 1
+                bits.take(32)
+                bits.take(5)
+                presentation_bits = bits.take(5) + 1
+        _skip_operating_points(bits, delay_bits=delay_bits if model else 0)
+    width_bits, height_bits = bits.take(4) + 1, bits.take(4) + 1
+    bits.take(width_bits + height_bits)
+    if reduced:
+        return None if bits.exhausted else SequenceHeader(True, False, False, 0, 0, 0, 0, 0)
+    frame_id_bits = 0
+    if bits.take(1):
+        delta = bits.take(4) + 2
+        frame_id_bits = bits.take(3) + delta + 1
+    bits.take(3 + 4)  # superblock size, filter intra, intra edge; interintra, masked, warped, dual filter
+    order_hint = bits.take(1)
+    if order_hint:
+        bits.take(2)
+    screen_content = _SELECT if bits.take(1) else bits.take(1)
+    integer_mv = _SELECT
+    if screen_content:
+        integer_mv = _SELECT if bits.take(1) else bits.take(1)
+    order_hint_bits = bits.take(3) + 1 if order_hint else 0
+    if bits.exhausted:
+        return None
+    return SequenceHeader(
+        False, model, equal_interval, presentation_bits, frame_id_bits, order_hint_bits, screen_content, integer_mv
+    )
+
+
+def _skip_operating_points(bits: _Bits, *, delay_bits: int) -> None:
+    display_delay = bits.take(1)
+    for _ in range(bits.take(5) + 1):
+        bits.take(12)
+        if bits.take(5) > 7:
+            bits.take(1)
+        if delay_bits and bits.take(1):
+            bits.take(2 * delay_bits + 1)
+        if display_delay and bits.take(1):
+            bits.take(4)
