@@ -11,9 +11,9 @@ venv=${1:?usage: venv.sh DIRECTORY}
 python=${PYTHON:-python3}
 cd "$(dirname "$0")/../.."
 
-if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
-    echo "error: lazyvid needs Python 3.11 or later; '$python' is $("$python" --version 2>&1)." \
-         "Name another one: make PYTHON=python3.11" >&2
+if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+    found=$("$python" --version 2>/dev/null) || found="not there"
+    echo "error: lazyvid needs Python 3.11 or later; '$python' is $found. Name another: make venv PYTHON=python3.11" >&2
     exit 1
 fi
 
