@@ -21,7 +21,10 @@
     │   ├── DecodeError             a planned frame did not come out of the decoder
     │   ├── UnsupportedCodecError
     │   ├── LimitExceededError      larger than `lazyvid.Limits` allows
+    │   ├── FrameIndexError         (IndexError) a frame number outside the video
     │   └── FrameTimestampError     no frame within the tolerance of a time asked for
+    │       └── TimeOutOfRangeError (IndexError) a time before the video begins or after it ends
+    ├── BackendUnavailableError     (ImportError) an optional decoder package is missing or does not load
     └── RecordingError
         ├── EncoderUnavailableError
         ├── EncoderFailedError      (RuntimeError)
@@ -123,6 +126,18 @@ class LimitExceededError(VideoError):
 
 class FrameTimestampError(VideoError):
     """No frame lies within the tolerance of a time that was asked for."""
+
+
+class FrameIndexError(VideoError, IndexError):
+    """A frame number lies outside the video or its window."""
+
+
+class TimeOutOfRangeError(FrameTimestampError, IndexError):
+    """A time lies before the video begins or after it ends."""
+
+
+class BackendUnavailableError(LazyVidError, ImportError):
+    """An optional decoder package is missing, or does not load on this machine."""
 
 
 class RecordingError(LazyVidError):

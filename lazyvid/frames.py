@@ -79,6 +79,8 @@ class Clip:
     """Seconds; where the asked range ends."""
     metadata: Any = None
     """The video's `metadata`, the very object."""
+    durations: Tensor | None = None
+    """float64 [N], seconds that each frame is shown, where that is known."""
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -89,7 +91,10 @@ class Clip:
 
     def __getitem__(self, position: int) -> Frame:
         """The frame at `position` of the clip, without a copy."""
-        return Frame(self.frames[position], float(self.timestamps[position]), int(self.frame_indices[position]))
+        duration = 0.0 if self.durations is None else float(self.durations[position])
+        return Frame(
+            self.frames[position], float(self.timestamps[position]), int(self.frame_indices[position]), duration
+        )
 
     @property
     def data(self) -> Tensor:
@@ -100,6 +105,11 @@ class Clip:
     def pts_seconds(self) -> Tensor:
         """`timestamps` under torchcodec's name."""
         return self.timestamps
+
+    @property
+    def duration_seconds(self) -> Tensor | None:
+        """`durations` under torchcodec's name."""
+        return self.durations
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Clip:
         """The clip with its frames on `device`; times and numbers stay where they are."""
@@ -214,6 +224,7 @@ def _collate_clips(batch: list[Clip], *, collate_fn_map: Any = None) -> Clip:
         start=stack([clip.start for clip in batch]),
         end=stack([clip.end for clip in batch]),
         metadata=[clip.metadata for clip in batch],
+        durations=None if any(clip.durations is None for clip in batch) else stack([clip.durations for clip in batch]),
     )
 
 

@@ -57,18 +57,23 @@ def _directory() -> Path:
     return Path(tempfile.gettempdir()) / f"lazyvid-stats-{os.getuid()}"
 
 
-def _ancestors(pid: int) -> list[int]:
-    """`pid`, its parent, its parent's parent, ...; where /proc is absent, only `pid` and its parent."""
-    chain = [pid]
-    while chain[-1] > 1 and len(chain) < 16:
+def _ancestors() -> list[str]:
+    """Names of this process, its parent, its parent's parent, ...; where /proc is absent, of it and its parent.
+
+    A name is a pid with the process's start time, since pids come again.
+    """
+    chain: list[str] = []
+    pid = os.getpid()
+    while pid > 1 and len(chain) < 16:
         try:
-            stat = Path(f"/proc/{chain[-1]}/stat").read_text()
+            stat = Path(f"/proc/{pid}/stat").read_text()
         except OSError:
-            if len(chain) == 1 and pid == os.getpid():
-                chain.append(os.getppid())
-            break
-        # The command's name is in brackets and may hold anything; the parent is the second field after it.
-        chain.append(int(stat.rsplit(")", 1)[1].split()[1]))
+            return chain or [str(os.getpid()), str(os.getppid())]
+        # The command's name is in brackets and may hold anything; counted after it, the parent is the second field
+        # and the start time the twentieth.
+        values = stat.rsplit(")", 1)[1].split()
+        chain.append(f"{pid}.{values[19]}")
+        pid = int(values[1])
     return chain
 
 
@@ -78,12 +83,14 @@ class _ProcessCounters:
     def __init__(self) -> None:
         self.pid = os.getpid()
         self.lock = threading.Lock()
+        lineage = _ancestors()
+        self.name = lineage[0]
         self.path: Path | None = None
         buffer: mmap.mmap | bytearray
         try:
             directory = _directory()
             directory.mkdir(mode=0o700, exist_ok=True)
-            path = directory / ("-".join(map(str, _ancestors(self.pid))) + ".counters")
+            path = directory / ("-".join(lineage) + ".counters")
             with path.open("w+b") as file:
                 file.truncate(_BYTES)
                 buffer = mmap.mmap(file.fileno(), _BYTES)
@@ -109,34 +116,33 @@ class _Registry:
         with self._lock:
             if self._counters is None or self._counters.pid != os.getpid():
                 self._counters = _ProcessCounters()
-                atexit.register(_remove_files_of, os.getpid())
+                atexit.register(_remove_files_of, self._counters)
             return self._counters
 
 
 _registry = _Registry()
 
 
-def _files_below(pid: int) -> list[Path]:
-    """The counter files of `pid` and of every process that descends from it."""
-    found = []
+def _lineage(path: Path) -> list[str]:
+    """The names of a counter file's owner and of its ancestors."""
+    return path.name.removesuffix(".counters").split("-")
+
+
+def _files_below(name: str) -> list[Path]:
+    """The counter files of a process and of every one that descends from it."""
     with contextlib.suppress(OSError):
-        for path in _directory().glob("*.counters"):
-            if str(pid) in path.stem.split("-"):
-                found.append(path)
-    return found
+        return [path for path in _directory().glob("*.counters") if name in _lineage(path)]
+    return []
 
 
-def _remove_files_of(pid: int) -> None:
-    """Delete the counters of a process that ends, and of the workers it had; a worker leaves its own to its parent."""
-    if os.getpid() != pid:
+def _remove_files_of(counters: _ProcessCounters) -> None:
+    """Delete the counters of a process that ends, and of those below it, unless an ancestor of its own still counts."""
+    if os.getpid() != counters.pid or counters.path is None:
         return
+    ancestors = _lineage(counters.path)[1:]
     directory = _directory()
-    for path in _files_below(pid):
-        owner, *parents = path.stem.split("-")
-        counted_by_parent = owner == str(pid) and any(
-            next(directory.glob(f"{parent}-*.counters"), None) for parent in parents if parent not in ("0", "1")
-        )
-        if not counted_by_parent:
+    if not any(next(directory.glob(f"{ancestor}-*.counters"), None) for ancestor in ancestors):
+        for path in _files_below(counters.name):
             with contextlib.suppress(OSError):
                 path.unlink()
 
@@ -166,7 +172,7 @@ def read_stats(*, scope: Literal["process", "all"] = "process") -> ReadStats:
     own = _registry.get()
     totals = list(own.values)
     if scope == "all":
-        for path in _files_below(own.pid):
+        for path in _files_below(own.name):
             if path == own.path:
                 continue
             with contextlib.suppress(OSError, ValueError):
@@ -180,7 +186,7 @@ def reset_stats() -> None:
     with own.lock:
         for i in range(len(_NAMES)):
             own.values[i] = 0
-    for path in _files_below(own.pid):
+    for path in _files_below(own.name):
         if path != own.path:
             with contextlib.suppress(OSError):
                 path.write_bytes(bytes(_BYTES))

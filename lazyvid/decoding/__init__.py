@@ -1,0 +1,10 @@
+"""From an index to pictures: plan, fetch, verify, decode, convert."""
+
+from __future__ import annotations
+
+from lazyvid.decoding.convert import PictureFormat
+from lazyvid.decoding.files import VideoFiles
+from lazyvid.decoding.pool import DecoderPool
+from lazyvid.decoding.reader import ReadRequest, read_frames
+
+__all__ = ["DecoderPool", "PictureFormat", "ReadRequest", "VideoFiles", "read_frames"]

@@ -1,6 +1,6 @@
 """`FrameIndex`: where every frame of a video is, as immutable columns; no I/O here but through `open` and `save`.
 
-Made by `probe.build_index`, kept as a sidecar by `sidecar`, laid in mapped files by `local`, read by `lazyvid.decoding.plan`.
+Made by `probe.build_index`, kept as a sidecar by `sidecar`, laid in mapped files by `local`, read by the decoding room.
 """
 
 from __future__ import annotations
@@ -62,6 +62,8 @@ class Source:
     position; "sequential" only by decoding the file from its start and counting pictures."""
     stream: int = 0
     """Position among the file's video streams."""
+    stream_index: int = 0
+    """FFmpeg's number of that stream among all of the file's streams."""
     codec_tag: str = ""
     """The container's four-character code, "" when it has none."""
     color_range: int = 0
@@ -210,7 +212,7 @@ class FrameIndex:
         if not np.all(np.isfinite(self.timestamp)):
             raise CorruptIndexError("Expected finite timestamps, found NaN or infinity.")
         for table in (self.packets, self.hidden):
-            if len(table) and not (0 <= table.source_idx.min() and table.source_idx.max() < len(self.sources)):
+            if len(table) and not (table.source_idx.min() >= 0 and table.source_idx.max() < len(self.sources)):
                 raise CorruptIndexError(f"Expected source numbers below {len(self.sources)}, found others.")
 
     def __len__(self) -> int:

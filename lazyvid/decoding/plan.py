@@ -1,0 +1,168 @@
+"""Which packets must be fed to get which frames: pure planning, no I/O and no decoder.
+
+    frame numbers ─▶ positions in decode order ─▶ runs from a key packet to the last packet needed ─▶ byte ranges
+
+The rule (verified on open GOPs, edit lists, non-zero starts, leading pictures): start at the last key packet whose
+decode position and presentation time are not after the target's; leave out disposable packets that nobody asked for;
+stop at the target and drain. The nearest key packet in decode order alone would lose leading pictures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from lazyvid.errors import CorruptIndexError
+from lazyvid.index.frame_index import FrameIndex, PacketTable, Source
+
+IntArray = npt.NDArray[np.int64]
+
+HIDDEN_ROW = -1
+"""The frame number of a packet that is never shown."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DecodeOrder:
+    """All packets of one source, hidden ones included, in decode order: position p of every array is packet p."""
+
+    source: Source
+    """The file and its codec parameters."""
+    row: IntArray
+    """int64 [P], the frame that the packet shows, by its row in the index; `HIDDEN_ROW` for none."""
+    offset: IntArray
+    """int64 [P], first byte of the payload."""
+    size: IntArray
+    """int64 [P], bytes of payload."""
+    pts: IntArray
+    """int64 [P], presentation time in ticks."""
+    disposable: npt.NDArray[np.int8]
+    """int8 [P], 1 when no other packet refers to it, -1 where that is not known."""
+    crc32: IntArray
+    """int64 [P], checksum of the payload, -1 where it is not known."""
+    keys: IntArray
+    """int64 [K], positions of the key packets, ascending."""
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+    @classmethod
+    def of(cls, index: FrameIndex, source_idx: int) -> DecodeOrder:
+        """The packets of a source of `index`.
+
+        Raises:
+            CorruptIndexError: if the decode positions are not 0, 1, 2, ... or no packet is a key packet.
+        """
+        shown_rows = np.flatnonzero(index.packets.source_idx == source_idx)
+        hidden_rows = np.flatnonzero(index.hidden.source_idx == source_idx)
+        shown, hidden = index.packets.take(shown_rows), index.hidden.take(hidden_rows)
+        packets = PacketTable.concat([shown, hidden], source_shifts=[0, 0]) if len(hidden) else shown
+        rows = np.concatenate([shown_rows, np.full(len(hidden), HIDDEN_ROW)]) if len(hidden) else shown_rows
+        order = np.argsort(packets.decode_position, kind="stable")
+        if not np.array_equal(packets.decode_position[order], np.arange(len(order))):
+            raise CorruptIndexError(
+                f"Expected the decode positions of {index.sources[source_idx].uri!r} to count 0, 1, 2, ... over its "
+                f"{len(order)} packets, found others. Index the video again (lazyvid index --force)."
+            )
+        keys = np.flatnonzero(packets.key[order])
+        return cls(
+            source=index.sources[source_idx],
+            row=rows[order].astype(np.int64),
+            offset=packets.offset[order],
+            size=packets.size[order],
+            pts=packets.pts[order],
+            disposable=packets.disposable[order],
+            crc32=packets.crc32[order],
+            # A stream that marks no packet at all can only be decoded from its first one.
+            keys=keys if len(keys) else np.zeros(min(1, len(order)), np.int64),
+        )
+
+    def starts_for(self, positions: IntArray, *, steps_back: int = 0) -> IntArray:
+        """Where to start feeding to get the pictures of these packets.
+
+        Args:
+            positions: int64 [K], places in decode order.
+            steps_back: Start this many key packets earlier than the rule says, or at the first packet.
+
+        Returns:
+            int64 [K], decode positions of key packets; 0 where the rule finds none.
+        """
+        k = np.searchsorted(self.keys, positions, side="right") - 1
+        # Leading pictures are shown before the key packet that they follow: they need the one before it.
+        while np.any(leading := (k >= 0) & (self.pts[self.keys[k]] > self.pts[positions])):
+            k[leading] -= 1
+        k -= steps_back
+        return np.where(k >= 0, self.keys[k], 0)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Run:
+    """Packets to feed to one decoder, in order, from a place where decoding can start."""
+
+    start: int
+    """Decode position where the run begins."""
+    stop: int
+    """One past the decode position of the last packet fed."""
+    positions: IntArray
+    """int64 [M], decode positions of the packets to feed, ascending, start first and stop - 1 last."""
+    wanted: IntArray
+    """int64 [K], decode positions of the packets whose pictures are wanted, ascending."""
+    steps_back: int = 0
+    """Key packets by which it begins earlier than the rule says."""
+
+
+def plan_runs(order: DecodeOrder, positions: IntArray, *, steps_back: int = 0) -> list[Run]:
+    """Runs that give the pictures of these packets.
+
+    Two wanted packets share a run when one's start lies inside the other's run: going on costs no more packets than
+    starting again.
+
+    Args:
+        order: The source's packets.
+        positions: int64 [K], decode positions of the wanted pictures, ascending, without duplicates.
+        steps_back: See `DecodeOrder.starts_for`.
+
+    Returns:
+        Runs in decode order that do not overlap.
+    """
+    if not len(positions):
+        return []
+    starts = order.starts_for(positions, steps_back=steps_back)
+    # By start, since a leading picture's start lies before that of its key packet.
+    by_start = np.argsort(starts, kind="stable")
+    starts, stops = starts[by_start], np.maximum.accumulate(positions[by_start]) + 1
+    is_first = np.ones(len(positions), bool)
+    is_first[1:] = starts[1:] >= stops[:-1]
+    groups = np.split(by_start, np.flatnonzero(is_first)[1:])
+    return [
+        _run(order, int(start), np.sort(positions[group]), steps_back)
+        for start, group in zip(starts[is_first], groups, strict=True)
+    ]
+
+
+def _run(order: DecodeOrder, start: int, wanted: IntArray, steps_back: int) -> Run:
+    stop = int(wanted[-1]) + 1
+    needed = order.disposable[start:stop] != 1
+    needed[wanted - start] = True
+    needed[0] = True
+    return Run(start, stop, np.flatnonzero(needed) + start, wanted, steps_back)
+
+
+def byte_ranges(order: DecodeOrder, run: Run) -> list[tuple[int, int]]:
+    """Half-open byte ranges of a run's packets, one a packet, in feeding order."""
+    starts = order.offset[run.positions]
+    return list(zip(starts.tolist(), (starts + order.size[run.positions]).tolist(), strict=True))
+
+
+def in_batches(sizes: Sequence[int], *, max_bytes: int) -> Iterator[slice]:
+    """Cut a sequence of sizes into slices of at most `max_bytes` in sum, at least one item each."""
+    first, total = 0, 0
+    for i, size in enumerate(sizes):
+        if i > first and total + size > max_bytes:
+            yield slice(first, i)
+            first, total = i, 0
+        total += size
+    if first < len(sizes):
+        yield slice(first, len(sizes))

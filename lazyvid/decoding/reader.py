@@ -1,0 +1,195 @@
+"""Frames of a batch of videos, read together: plan all, fetch all, verify, then decode each into its rows.
+
+    ReadRequests ─▶ plan ─▶ jobs ─▶ packets.fetch ─▶ PacketDecoder ─▶ PictureConverter ─▶ rows of the caller's tensors
+
+Every frame delivered is the one planned; a frame that does not come out is tried again from earlier key packets, and in
+the end is an error. Nothing is filled with zeros, repeated or shifted.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import av
+import numpy as np
+import numpy.typing as npt
+from av.video.frame import VideoFrame
+
+from lazyvid.decoding import container, packets
+from lazyvid.decoding.convert import PictureConverter, PictureFormat
+from lazyvid.decoding.decoder import PacketDecoder
+from lazyvid.decoding.files import VideoFiles
+from lazyvid.decoding.packets import Job
+from lazyvid.decoding.plan import in_batches, plan_runs
+from lazyvid.decoding.pool import DecoderPool, default_pool
+from lazyvid.errors import DecodeError, TruncatedVideoError
+from lazyvid.stats import count
+from lazyvid.storage import display_uri
+
+_BATCH_BYTES = 256 * 1024 * 1024
+"""Encoded bytes held at once; a larger request is read and decoded in several batches."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ReadRequest:
+    """Frames of one video and the memory that they go to."""
+
+    files: VideoFiles
+    rows: npt.NDArray[np.int64]
+    """int64 [N], rows of the index, in any order and as often as wanted."""
+    picture_format: PictureFormat
+    out: npt.NDArray[np.uint8]
+    """uint8 [N, H, W, C], channels last, written whole."""
+
+
+@dataclass(slots=True)
+class _Target:
+    """Where the pictures of one source of one request go."""
+
+    request: ReadRequest
+    source_idx: int
+    destinations: dict[int, list[int]]
+    """Row of the index -> rows of `out`; a row leaves when its picture has arrived."""
+    _converter: PictureConverter | None = field(default=None)
+
+    def deliver(self, picture: VideoFrame) -> bool:
+        """Write a decoded picture to its rows, if it is wanted."""
+        places = self.destinations.pop(picture.pts, None) if picture.pts is not None else None
+        if places is None:
+            return False
+        if self._converter is None:
+            source = self.request.files.index.sources[self.source_idx]
+            self._converter = PictureConverter(source, self.request.picture_format)
+        out = self.request.out
+        self._converter.write(picture, out[places[0]])
+        for place in places[1:]:
+            out[place] = out[places[0]]
+        return True
+
+
+def read_frames(requests: Sequence[ReadRequest], *, pool: DecoderPool | None = None) -> None:
+    """Read the frames of all requests into their memory.
+
+    Args:
+        requests: One a clip.
+        pool: Where decoder contexts come from; by default the process's own.
+
+    Raises:
+        StoreError: if an object cannot be read, or is no longer the one that was pinned.
+        VideoError: if bytes are damaged, or a frame does not come out of the decoder.
+    """
+    targets = [target for request in requests for target in _targets(request)]
+    fed = [target for target in targets if _addressing(target) != "sequential"]
+    _read_packets(fed, pool or default_pool())
+    for target in targets:
+        if _addressing(target) == "sequential":
+            _read_sequentially(target)
+    count(frames_returned=sum(len(request.rows) for request in requests))
+
+
+def _targets(request: ReadRequest) -> Iterable[_Target]:
+    """One target for each source that a request's frames lie in."""
+    source_of = request.files.index.packets.source_idx[request.rows].tolist()
+    destinations: defaultdict[int, dict[int, list[int]]] = defaultdict(dict)
+    for place, (row, source_idx) in enumerate(zip(request.rows.tolist(), source_of, strict=True)):
+        destinations[source_idx].setdefault(row, []).append(place)
+    return [_Target(request, source_idx, rows) for source_idx, rows in destinations.items()]
+
+
+def _addressing(target: _Target) -> str:
+    return target.request.files.index.sources[target.source_idx].addressing
+
+
+# -- fed by packets ---------------------------------------------------------------------------------------------------
+
+
+def _read_packets(targets: Sequence[_Target], pool: DecoderPool) -> None:
+    """Give each target its pictures; those that do not come out are tried from ever earlier key packets."""
+    steps_back = 0
+    while targets:
+        jobs = [(target, job) for target in targets for job in _plan(target, steps_back)]
+        for batch in in_batches([job.nbytes for _, job in jobs], max_bytes=_BATCH_BYTES):
+            payloads = packets.fetch([job for _, job in jobs[batch]])
+            for (target, job), packet_bytes in zip(jobs[batch], payloads, strict=True):
+                _decode(target, job, packet_bytes, pool)
+        targets = [target for target in targets if target.destinations]
+        # Doubling reaches the first packet in few tries, also where every packet claims to be a key packet.
+        steps_back = max(1, 2 * steps_back)
+        if targets:
+            count(decode_restarts=1)
+
+
+def _plan(target: _Target, steps_back: int) -> list[Job]:
+    files = target.request.files
+    order = files.decode_order(target.source_idx)
+    rows = np.fromiter(target.destinations, np.int64, len(target.destinations))
+    positions = np.sort(files.index.packets.decode_position[rows])
+    runs = plan_runs(order, positions, steps_back=steps_back)
+    return [Job(files, target.source_idx, order, run) for run in runs]
+
+
+def _decode(target: _Target, job: Job, payloads: Sequence[bytes], pool: DecoderPool) -> None:
+    """Feed one run; raise only when its pictures cannot come from an earlier start either."""
+    cause: Exception | None = None
+    try:
+        with pool.checkout(job.order.source) as decoder:
+            _feed(target, job, payloads, decoder)
+    except av.FFmpegError as error:
+        cause = error
+    missing = [row for row in job.order.row[job.run.wanted].tolist() if row in target.destinations]
+    if missing and job.run.start == 0:
+        raise DecodeError(
+            f"Expected {len(job.run.wanted)} frames from the decoder for {job.describe()}, {len(missing)} did not come "
+            f"out (frames {missing[:8]}), also when decoding from the file's first packet"
+            f"{f': {cause}' if cause else ''}. The video is damaged there, or its index describes another file "
+            "(lazyvid verify)."
+        ) from cause
+
+
+def _feed(target: _Target, job: Job, payloads: Sequence[bytes], decoder: PacketDecoder) -> None:
+    order, run = job.order, job.run
+    wanted = set(order.row[run.wanted].tolist())
+    unknown = order.disposable[run.positions] < 0
+    rows = order.row[run.positions].tolist()
+    fed = decoded = 0
+    for i, (row, payload) in enumerate(zip(rows, payloads, strict=True)):
+        if unknown[i] and i and row not in wanted and decoder.is_disposable(payload):
+            continue
+        pictures = decoder.feed(payload, row)
+        fed += 1
+        for picture in pictures:
+            decoded += 1
+            if target.deliver(picture):
+                wanted.discard(picture.pts)
+    if wanted:
+        for picture in decoder.drain():
+            decoded += 1
+            target.deliver(picture)
+    count(packets_fed=fed, packets_skipped=run.stop - run.start - fed, frames_decoded=decoded)
+
+
+# -- through the container --------------------------------------------------------------------------------------------
+
+
+def _read_sequentially(target: _Target) -> None:
+    """Decode a file from its start and pick the wanted pictures by counting them."""
+    files = target.request.files
+    order = files.decode_order(target.source_idx)
+    row_of_number = order.row.tolist()
+    stop = 1 + max(int(files.index.packets.decode_position[row]) for row in target.destinations)
+    uri = display_uri(files.uris[target.source_idx])
+    with files.whole_file(target.source_idx) as file:
+        pictures = container.decode_sequentially(file, order.source, uri=uri, stop=stop, limits=files.limits)
+        decoded = 0
+        for picture in pictures:
+            picture.pts = row_of_number[decoded]
+            decoded += 1
+            target.deliver(picture)
+    count(frames_decoded=decoded)
+    if target.destinations:
+        raise TruncatedVideoError(
+            f"Expected {stop} or more frames in {uri}, found {decoded}. The file changed since it was "
+            "indexed: index it again (lazyvid index --force)."
+        )
