@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lazyvid.testing.corpus import CORPUS, CorpusVideo, VideoCorpus
+from lazyvid.testing.damage import flip_bit, truncate, zero_run
 from lazyvid.testing.faults import Fault, FaultServer, RecordedRequest
 from lazyvid.testing.pattern import MAX_FRAME_NUMBER, painted_frame, read_frame_number
 from lazyvid.testing.proxy import CountingProxy, ProxiedRequest
@@ -21,8 +22,11 @@ __all__ = [
     "S3Server",
     "VideoCorpus",
     "VideoSpec",
+    "flip_bit",
     "painted_frame",
     "read_frame_number",
+    "truncate",
     "write_streams",
     "write_video",
+    "zero_run",
 ]

@@ -8,11 +8,19 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
+from lazyvid.testing.traps import (
+    write_trimmed,
+    write_vp8_hidden,
+    write_vp9_hidden,
+    write_with_inband_parameters,
+    write_without_reorder_depth,
+)
 from lazyvid.testing.videos import VideoSpec, write_streams, write_video
 
 
@@ -101,7 +109,12 @@ _IRREGULAR_MS = tuple(sum((7, 33, 34, 90, 12, 51)[j % 6] for j in range(i)) for 
 _X264_OPEN = {"x264-params": "open-gop=1:b-adapt=0"}
 _X265_OPEN = {"x265-params": "open-gop=1:b-adapt=0"}
 _FRAGMENTED = "frag_keyframe+empty_moov+default_base_moof"
-_VP9_HIDDEN = {"lag-in-frames": "16", "auto-alt-ref": "1"}
+_VP9_LAYERS = {
+    "deadline": "realtime",
+    "lag-in-frames": "0",
+    "error-resilient": "0",
+    "ts-parameters": "ts_number_layers=2:ts_target_bitrate=200,300:ts_rate_decimator=2,1:ts_layering_mode=2",
+}
 
 
 def _ordinary() -> Iterator[CorpusVideo]:
@@ -137,7 +150,7 @@ def _ordinary() -> Iterator[CorpusVideo]:
     yield _plain("av1", ".mp4", VideoSpec(codec="libsvtav1"))
     yield _plain("av1_mkv", ".mkv", VideoSpec(codec="libsvtav1"))
     yield _plain("mpeg4", ".mp4", VideoSpec(codec="mpeg4", b_frames=2))
-    yield _plain("mpeg4_avi", ".avi", VideoSpec(codec="mpeg4"))
+    yield _plain("mpeg4_avi", ".avi", VideoSpec(codec="mpeg4", b_frames=2))
     yield _plain("mpeg2", ".mp4", VideoSpec(codec="mpeg2video", gop=12, b_frames=2))
     yield _plain("mpeg2_ts", ".ts", VideoSpec(codec="mpeg2video", gop=12, b_frames=2))
     yield _plain("mpeg2_ps", ".mpg", VideoSpec(codec="mpeg2video", gop=12, b_frames=2))
@@ -151,8 +164,34 @@ def _traps() -> Iterator[CorpusVideo]:
     """Files that a reader gets wrong unless it knows about them; `tests/testing` proves that they still are such."""
     yield _plain("h264_open_gop", ".mp4", VideoSpec(frames=90, gop=15, b_frames=3, options=_X264_OPEN))
     yield _plain("hevc_open_gop", ".mp4", VideoSpec(codec="libx265", frames=90, gop=15, b_frames=3, options=_X265_OPEN))
-    yield _plain("vp9_hidden", ".mp4", VideoSpec(codec="libvpx-vp9", options=_VP9_HIDDEN))
-    yield _plain("vp9_hidden_webm", ".webm", VideoSpec(codec="libvpx-vp9", options=_VP9_HIDDEN))
+    # A still picture ends in skipped macroblocks, and FFmpeg looks for more of them behind the packet's end.
+    yield _plain("mpeg4_skipped", ".mp4", VideoSpec(codec="mpeg4", b_frames=2, motion=0))
+    refresh = VideoSpec(frames=120, options={"x264-params": "intra-refresh=1"})
+    yield _plain("h264_intra_refresh", ".mp4", refresh)
+    yield _plain("vp9_layers", ".webm", VideoSpec(codec="libvpx-vp9", frames=90, bit_rate=300_000, options=_VP9_LAYERS))
+
+    trimmed = VideoSpec(frames=90, b_frames=3)
+    for name, suffix in (("h264_edit_list", ".mp4"), ("h264_edit_list_mov", ".mov")):
+        yield CorpusVideo(name, suffix, trimmed.numbers[40:], partial(write_trimmed, spec=trimmed, first=40))
+    hevc = replace(trimmed, codec="libx265")
+    yield CorpusVideo("hevc_edit_list", ".mp4", hevc.numbers[40:], partial(write_trimmed, spec=hevc, first=40))
+
+    head = VideoSpec(b_frames=2, gop=12)
+    tail = VideoSpec(b_frames=0, gop=12, first_number=60, options={"x264-params": "cabac=0:ref=1:8x8dct=0:weightp=0"})
+    joined = partial(write_with_inband_parameters, first=head, second=tail)
+    yield CorpusVideo("h264_inband_parameters", ".mp4", (*head.numbers, *tail.numbers), joined)
+
+    pyramid = VideoSpec(frames=90, gop=15, b_frames=3, options={"x264-params": "b-pyramid=normal:b-adapt=0"})
+    silent = partial(write_without_reorder_depth, spec=pyramid)
+    yield CorpusVideo("h264_no_reorder_depth", ".mp4", pyramid.numbers, silent)
+
+    vp8 = VideoSpec(codec="libvpx")
+    shown = [number for number in vp8.numbers if number % 10 != 9]
+    yield CorpusVideo("vp8_hidden", ".webm", shown, partial(write_vp8_hidden, spec=vp8, every=10))
+    vp9 = VideoSpec(codec="libvpx-vp9")
+    shown = [number for number in vp9.numbers if number % vp9.gop]
+    for name, suffix in (("vp9_hidden", ".mp4"), ("vp9_hidden_webm", ".webm")):
+        yield CorpusVideo(name, suffix, shown, partial(write_vp9_hidden, spec=vp9))
 
 
 CORPUS: Mapping[str, CorpusVideo] = MappingProxyType({v.name: v for v in (*_ordinary(), *_traps())})

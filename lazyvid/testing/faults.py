@@ -48,7 +48,7 @@ class Fault:
     - `reset_mid_body`, `close_mid_body`, `stall_mid_body`: after half of the body. `stall`: before its first byte.
     - `slow`: sends one KiB at a time, `seconds` apart.
     - `wrong_etag`: behaves as if the object had been replaced: another ETag, and 412 to If-Match.
-    - `ignore_range`: 200 and the whole object. `wrong_range`: 206 and other bytes than asked for, as Content-Range says.
+    - `ignore_range`: 200 and the whole object. `wrong_range`: 206, other bytes than asked for, as Content-Range says.
     - `short_body`: 206 and half the bytes asked for, announced as such. `flip`: one bit of the body is wrong.
     """
 
