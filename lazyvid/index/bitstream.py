@@ -1,7 +1,7 @@
-"""What a packet's own bytes tell: whether others refer to it, whether it is shown, whether it brings new parameter sets.
+"""What a packet's own bytes tell: whether others refer to it, whether it is shown, whether it brings parameter sets.
 
-Pure. `probe` asks it about every packet of a full scan, the decoder about every packet that it feeds; the common case costs
-about a microsecond. Whatever the bytes are, nothing raises, and what cannot be told is answered with the safe word.
+Pure. `probe` asks it about every packet of a full scan, the decoder about every packet that it feeds; the common case
+costs about a microsecond. Whatever the bytes are, nothing raises, and what cannot be told gets the safe answer.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import TypeAlias
 
 from lazyvid.index.bitstream_av1 import SequenceHeader, frames_refresh_nothing, parse_sequence_header, sequence_headers
+from lazyvid.index.bitstream_h264 import allows_fields
 
 Payload: TypeAlias = bytes | memoryview
 
@@ -46,13 +47,17 @@ class BitstreamReader:
         return True
 
     def has_foreign_parameter_sets(self, payload: Payload) -> bool:
-        """Whether the packet holds parameter sets that are not in the extradata: they stay in a decoder that saw them."""
+        """Whether the packet holds parameter sets other than the extradata's: a decoder that saw them keeps them."""
         del payload
         return False
 
     def is_damaged(self, payload: Payload) -> bool:
         """Whether the packet's inner lengths do not add up to its size. False for codecs that have none."""
         del payload
+        return False
+
+    def may_split_pictures(self) -> bool:
+        """Whether one picture may take two packets, a field each, by what the extradata say."""
         return False
 
 
@@ -139,6 +144,9 @@ class _H264Reader(_NalReader):
             elif kind not in self._harmless:
                 return False
         return pictures > 0
+
+    def may_split_pictures(self) -> bool:
+        return any(allows_fields(unit) for unit in self._known if unit and unit[0] & 31 == 7)
 
     def _length_bytes(self, extradata: bytes) -> int:
         return (extradata[4] & 3) + 1 if len(extradata) >= 7 and extradata[0] == 1 else 0
@@ -232,7 +240,7 @@ class _Av1Reader(BitstreamReader):
 
 
 class _Vp8Reader(BitstreamReader):
-    """VP8 packets are never called disposable: one keeps probabilities, segment maps and filter strengths for later ones."""
+    """VP8 packets are never called disposable: they leave probabilities, segment maps and filter strengths behind."""
 
     def is_shown(self, payload: Payload) -> bool:
         return not len(payload) or bool(payload[0] & 0x10)

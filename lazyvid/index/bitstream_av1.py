@@ -15,16 +15,16 @@ _SELECT = 2
 class SequenceHeader:
     """The fields of a sequence header that frame headers depend on."""
 
-    reduced_still_picture: bool
-    decoder_model_info: bool
-    equal_picture_interval: bool
-    presentation_time_bits: int
-    frame_id_bits: int
+    reduced_still_picture: bool = False
+    decoder_model_info: bool = False
+    equal_picture_interval: bool = False
+    presentation_time_bits: int = 0
+    frame_id_bits: int = 0
     """0 when frames carry no number."""
-    order_hint_bits: int
-    screen_content_tools: int
+    order_hint_bits: int = 0
+    screen_content_tools: int = 0
     """0, 1, or 2 when each frame says."""
-    integer_mv: int
+    integer_mv: int = 0
     """0, 1, or 2 when each frame says."""
 
 
@@ -103,10 +103,10 @@ def frames_refresh_nothing(payload: bytes | memoryview, sequence: SequenceHeader
 
 
 def _refresh_flags(header: bytes, sequence: SequenceHeader) -> int:
-    """refresh_frame_flags of a frame header; 255 where it is not known, as for a shown existing frame (it may be a key)."""
+    """refresh_frame_flags of a frame header; 255 where they are not known."""
     bits = _Bits(header)
     if sequence.reduced_still_picture or bits.take(1):
-        return 255
+        return 255  # a shown existing frame may be a key frame, which refreshes all
     frame_type, show_frame = bits.take(2), bits.take(1)
     if show_frame and sequence.decoder_model_info and not sequence.equal_picture_interval:
         bits.take(sequence.presentation_time_bits)
@@ -154,7 +154,7 @@ def parse_sequence_header(data: bytes) -> SequenceHeader | None:
     width_bits, height_bits = bits.take(4) + 1, bits.take(4) + 1
     bits.take(width_bits + height_bits)
     if reduced:
-        return None if bits.exhausted else SequenceHeader(True, False, False, 0, 0, 0, 0, 0)
+        return None if bits.exhausted else SequenceHeader(reduced_still_picture=True)
     frame_id_bits = 0
     if bits.take(1):
         delta = bits.take(4) + 2
@@ -171,7 +171,13 @@ def parse_sequence_header(data: bytes) -> SequenceHeader | None:
     if bits.exhausted:
         return None
     return SequenceHeader(
-        False, model, equal_interval, presentation_bits, frame_id_bits, order_hint_bits, screen_content, integer_mv
+        decoder_model_info=model,
+        equal_picture_interval=equal_interval,
+        presentation_time_bits=presentation_bits,
+        frame_id_bits=frame_id_bits,
+        order_hint_bits=order_hint_bits,
+        screen_content_tools=screen_content,
+        integer_mv=integer_mv,
     )
 
 

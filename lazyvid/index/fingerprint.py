@@ -1,6 +1,6 @@
 """What names a video file by its content: crc32 over its headers, from the same few requests that a header scan makes.
 
-An etag changes when a file is copied; size and fingerprint do not. Used by `probe` and by the check whether an index is stale.
+An etag changes when a file is copied; size and fingerprint do not. Used by `probe`, and to tell a stale index.
 """
 
 from __future__ import annotations

@@ -52,8 +52,8 @@ def count_frames(
             keys.append(bool(frame.key_frame))
         if len(pts) > limits.frames:
             raise LimitExceededError(
-                f"Expected at most Limits.frames = {limits.frames} frames, found more in {uri}. Raise the limit if the file is "
-                "to be trusted."
+                f"Expected at most Limits.frames = {limits.frames} frames, found more in {uri}. Raise the limit if the "
+                "file is to be trusted."
             )
     if not pts:
         raise NoVideoStreamError(f"Expected at least one frame, none came out of the decoder for {uri}.")
@@ -67,7 +67,7 @@ def _times(pts: npt.NDArray[np.int64], stream: VideoStream, *, uri: str) -> tupl
     rate = stream.average_rate or stream.guessed_rate
     if not rate:
         raise UnsupportedCodecError(
-            f"Expected packets with times or a stated frame rate, found neither in {uri}. Remux the video into MP4 or Matroska."
+            f"Expected packets with times or a stated frame rate, found neither in {uri}. Remux the video into MP4."
         )
     return np.arange(len(pts)), 1 / Fraction(rate)
 

@@ -86,8 +86,8 @@ def open_container(
     """
     options = dict(TABLE_FLAGS) if table_only else {}
     with converted_errors(uri):
-        opened = av.open(
-            file,  # type: ignore[arg-type]  # it has read, seek and tell, which is all that is used
+        opened: Any = av.open(
+            file,
             format=DEMUXERS[container],
             options={**options, "max_pixels": str(limits.pixels)},
             buffer_size=_IO_BUFFER,
@@ -114,8 +114,8 @@ def converted_errors(uri: str) -> Iterator[None]:
         ) from error
     except Exception as error:  # PyAV raises FFmpegError, IndexError, ValueError, ... for one and the same cause
         raise CorruptVideoError(
-            f"Expected a readable video, FFmpeg failed on {uri}: {type(error).__name__}: {error}. The file is damaged; copy "
-            "or make it anew."
+            f"Expected a readable video, FFmpeg failed on {uri}: {type(error).__name__}: {error}. The file is damaged; "
+            "copy or make it anew."
         ) from error
 
 
@@ -145,11 +145,17 @@ def describe_stream(stream: Any) -> str:
     return f"{stream.type} {name}{cover}"
 
 
+def stream_packets(container: InputContainer, stream: VideoStream) -> Iterator[av.Packet[Any]]:
+    """The packets of one stream, without the empty ones."""
+    only(container, stream)
+    return (packet for packet in container.demux(stream) if packet.size)
+
+
 def only(container: InputContainer, stream: VideoStream) -> None:
     """Let the demuxer skip the payload of every other stream."""
     for other in container.streams:
         if other.index != stream.index:
-            other.discard = av.stream.Discard.all  # type: ignore[attr-defined]
+            other.discard = av.stream.Discard.all
 
 
 def read_packets(
@@ -177,15 +183,12 @@ def read_packets(
     Raises:
         LimitExceededError: if there are more than `limits.frames`.
     """
-    only(container, stream)
     rows = PacketRows(time_base=stream.time_base or Fraction(1))
-    for packet in container.demux(stream):
-        if not packet.size:
-            continue
+    for packet in stream_packets(container, stream):
         if len(rows) >= limits.frames:
             raise LimitExceededError(
-                f"Expected at most Limits.frames = {limits.frames} packets, found more in {uri}. Raise the limit if the file "
-                "is to be trusted."
+                f"Expected at most Limits.frames = {limits.frames} packets, found more in {uri}. Raise the limit if "
+                "the file is to be trusted."
             )
         if packet.has_sidedata("new_extradata"):
             rows.new_extradata[len(rows)] = bytes(packet.get_sidedata("new_extradata"))

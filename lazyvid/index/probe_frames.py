@@ -1,4 +1,4 @@
-"""Packets of one stream, in decode order, made into a `FrameIndex`: which are shown, in which order, at which times. Pure."""
+"""Packets of one stream, in decode order, made into a `FrameIndex`: which are shown, in which order, and when. Pure."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def assemble(
     """
     if not shown.any():
         raise NoVideoStreamError(
-            f"Expected at least one frame, found a video stream with {len(rows)} packets of which none is shown in {uri}."
+            f"Expected at least one frame, found a video stream of {len(rows)} packets, none of them shown, in {uri}."
         )
     table = PacketTable(
         source_idx=source_idx,
@@ -84,7 +84,7 @@ def one_segment(
 
 
 def shown_packets(rows: PacketRows, facts: PayloadFacts | None) -> npt.NDArray[np.bool_]:
-    """bool [N]: all but those that an edit list leaves out, and those that the payload says are never shown."""
+    """Which packets become frames, bool [N]: not those that an edit list or their own payload hides."""
     shown = ~rows.column("discard")
     return shown if facts is None else shown & np.asarray(facts.shown, np.bool_)
 

@@ -16,16 +16,16 @@ from typing import TYPE_CHECKING, Any
 import av
 
 from lazyvid.errors import LimitExceededError, UnsupportedCodecError
+from lazyvid.index.mp4_checks import IDENTITY_MATRIX
 
 if TYPE_CHECKING:
-    from av.packet import Packet
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
     from lazyvid.frames import Limits
 
-IDENTITY_MATRIX = (1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)
-_DECODERS = {"av1": "libdav1d", "vp8": "vp8", "vp9": "vp9"}
+_DECODERS = {"av1": "libdav1d"}
+"""Where the decoder that FFmpeg finds by the codec's name is not the one to take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,30 +77,43 @@ def check_pixels(width: int, height: int, *, uri: str, limits: Limits) -> None:
     """Raise LimitExceededError when a picture is larger than the limits allow."""
     if width * height > limits.pixels:
         raise LimitExceededError(
-            f"Expected pictures of at most Limits.pixels = {limits.pixels} pixels, found {width}x{height} in {uri}. Raise the "
-            "limit if the file is to be trusted."
+            f"Expected pictures of at most Limits.pixels = {limits.pixels} pixels, found {width}x{height} in {uri}. "
+            "Raise the limit if the file is to be trusted."
         )
 
 
-def first_picture(codec: str, extradata: bytes, payload: bytes, *, limits: Limits) -> VideoFrame | None:
-    """Decode one packet by itself; None when no picture comes out of it."""
+def bare_decoder(codec: str, extradata: bytes, *, limits: Limits) -> Any:
+    """A decoder without a container, single-threaded, that refuses larger pictures than the limits allow."""
     context: Any = av.CodecContext.create(_DECODERS.get(codec, codec), "r")
     if extradata:
         context.extradata = extradata
     context.thread_count, context.thread_type = 1, "NONE"
+    # strict: else H.264 frames are lost where the parameter sets do not state their reorder depth.
     context.options = {"max_pixels": str(limits.pixels), **({"strict": "1"} if codec == "h264" else {})}
-    packet = av.Packet(len(payload))
-    packet.update(payload)  # type: ignore[attr-defined]
-    with contextlib.suppress(av.error.FFmpegError):
-        frames = [*context.decode(packet), *context.decode(None)]
-        return frames[0] if frames else None
-    return None
+    return context
 
 
-def first_frame(stream: VideoStream, packet: Packet[Any]) -> VideoFrame | None:
+def padded_packet(payload: bytes, pts: int) -> av.Packet[Any]:
+    """A packet with the padding that decoders read into; `av.Packet(bytes)` has none."""
+    packet: av.Packet[Any] = av.Packet(len(payload))
+    packet.update(payload)
+    packet.pts = pts
+    return packet
+
+
+def first_picture(codec: str, extradata: bytes, payload: bytes, *, limits: Limits) -> VideoFrame | None:
+    """Decode one packet by itself; None when no picture comes out of it."""
+    return _only_picture(bare_decoder(codec, extradata, limits=limits), padded_packet(payload, 0))
+
+
+def first_frame(stream: VideoStream, packet: av.Packet[Any]) -> VideoFrame | None:
     """Decode a key packet of an open container by itself: its picture carries what the container says of the stream."""
     context: Any = stream.codec_context
     context.thread_count, context.thread_type = 1, "NONE"
+    return _only_picture(context, packet)
+
+
+def _only_picture(context: Any, packet: av.Packet[Any]) -> VideoFrame | None:
     with contextlib.suppress(av.error.FFmpegError):
         frames = [*context.decode(packet), *context.decode(None)]
         return frames[0] if frames else None
@@ -109,7 +122,7 @@ def first_frame(stream: VideoStream, packet: Packet[Any]) -> VideoFrame | None:
 
 def display_matrix(frame: VideoFrame | None) -> Sequence[int]:
     """The nine numbers of the display matrix that FFmpeg attached to a frame; the identity where it attached none."""
-    side_data = frame.side_data.get("DISPLAYMATRIX") if frame is not None else None
+    side_data: Any = frame.side_data.get("DISPLAYMATRIX") if frame is not None else None
     return struct.unpack("=9i", bytes(side_data)) if side_data is not None else IDENTITY_MATRIX
 
 
@@ -120,8 +133,8 @@ def orientation(matrix: Sequence[int]) -> tuple[int, bool]:
         matrix: Nine fixed-point numbers, row by row, as in a track header and as FFmpeg gives them.
 
     Returns:
-        Degrees counter-clockwise (0, 90, 180, 270; others are rounded) by which to turn the picture, and whether to mirror it
-        left to right before that.
+        Degrees counter-clockwise (0, 90, 180, 270; others are rounded) by which to turn the picture, and whether to
+        mirror it left to right before that.
     """
     a, b, c, d = matrix[0], matrix[1], matrix[3], matrix[4]
     hflip = a * d - b * c < 0

@@ -126,7 +126,7 @@ class WindowedBytes:
 
 
 class BytesFile:
-    """A file over a `ByteSource` for FFmpeg, whose callbacks must not raise: a failure is kept, and reads as the end."""
+    """A file over a `ByteSource` for FFmpeg, whose callbacks must not raise: a failure is kept and reads as the end."""
 
     def __init__(self, source: ByteSource) -> None:
         self._source = source
@@ -165,8 +165,8 @@ class BytesFile:
 def run_with_file(source: ByteSource, work: Callable[[BytesFile], Result]) -> Result:
     """Let `work` hand a file over `source` to FFmpeg, with what goes wrong while reading kept as it is.
 
-    Ctrl-C interrupts the main thread only, wherever it is; inside one of FFmpeg's callbacks it would be lost and read as
-    an early end of the file. So the work is done in a thread of its own while the caller waits.
+    Ctrl-C interrupts the main thread only, wherever it is; inside one of FFmpeg's callbacks it would be lost and read
+    as an early end of the file. So the work is done in a thread of its own while the caller waits.
 
     Raises:
         StoreError: what the source raised while FFmpeg read from it.

@@ -1,0 +1,122 @@
+"""One file under examination, and the steps that MP4 and other containers share; `probe_mp4`, `probe_other` stand on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from lazyvid.errors import NoVideoStreamError
+from lazyvid.index.frame_index import Source
+from lazyvid.index.probe_demux import PacketRows, open_container
+from lazyvid.index.probe_emerging import doubtful_packets, emerging
+from lazyvid.index.sparse import BytesFile, ByteSource, WindowedBytes, run_with_file
+from lazyvid.storage import display_uri
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
+
+    from lazyvid.frames import Limits
+    from lazyvid.index.fingerprint import ScannedHeaders
+    from lazyvid.index.probe_parameters import CodecParameters
+    from lazyvid.storage import ObjectMeta, ObjectStore
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True)
+class VideoFile:
+    """One file under examination."""
+
+    store: ObjectStore
+    meta: ObjectMeta
+    headers: ScannedHeaders
+    container: str
+    """A key of `sniff.DEMUXERS`."""
+    stream: int | None
+    """Position among the video streams; None takes the first."""
+    limits: Limits
+
+    @property
+    def uri(self) -> str:
+        """Its name in errors."""
+        return display_uri(self.meta.uri)
+
+    def payloads(self) -> ByteSource:
+        """All of its bytes: those already read where they are all, else fetched window by window."""
+        if not self.headers.bytes.missing(0, self.meta.size):
+            return self.headers.bytes
+        return WindowedBytes(self.store, self.meta)
+
+    def with_container(
+        self, source: ByteSource, work: Callable[[InputContainer], Result], *, table_only: bool = False
+    ) -> Result:
+        """Let `work` look at the file, opened by FFmpeg over `source`.
+
+        Args:
+            source: Its bytes, or headers and zeros.
+            work: Done in another thread.
+            table_only: See `open_container`.
+        """
+
+        def open_and_work(file: BytesFile) -> Result:
+            opened = open_container(file, self.container, uri=self.uri, limits=self.limits, table_only=table_only)
+            with opened as container:
+                return work(container)
+
+        return run_with_file(source, open_and_work)
+
+    def source(self, parameters: CodecParameters, rows: PacketRows, *, rotation: int, hflip: bool) -> Source:
+        """The source that the file is."""
+        return Source(
+            uri="",
+            size=self.meta.size,
+            etag=self.meta.etag,
+            fingerprint=self.headers.fingerprint,
+            container=self.container,
+            time_base=rows.time_base,
+            stream=self.stream or 0,
+            rotation=rotation,
+            hflip=hflip,
+            **{field.name: getattr(parameters, field.name) for field in fields(parameters)},
+        )
+
+
+def check_any_packets(file: VideoFile, rows: PacketRows) -> None:
+    """Raise NoVideoStreamError when a stream has no packet."""
+    if not len(rows):
+        raise NoVideoStreamError(f"Expected at least one frame, found a video stream without any in {file.uri}.")
+
+
+def hide_silent(
+    file: VideoFile,
+    rows: PacketRows,
+    shown: npt.NDArray[np.bool_],
+    source: Source,
+    payloads: Callable[[int], Iterable[bytes]],
+) -> npt.NDArray[np.bool_]:
+    """Find the packets that give no picture of their own, in the rare files that may have such.
+
+    Args:
+        file: The file.
+        rows: Its packets; the first one becomes a key packet when pictures come out of packets before the first key.
+        shown: bool [N], those that are to be shown.
+        source: Their codec parameters.
+        payloads: The payloads of the first n packets, in decode order.
+
+    Returns:
+        `shown` without them, bool [N].
+    """
+    count = doubtful_packets(rows, shown, source)
+    if not count:
+        return shown
+    came_out = emerging(payloads(count), source, limits=file.limits)
+    gave_picture = np.ones(len(rows), np.bool_)
+    gave_picture[:count] = [number in came_out for number in range(count)]
+    first_key = rows.key.index(True) if True in rows.key else len(rows)
+    if any(number < first_key for number in came_out):
+        rows.key[0] = True  # nothing comes before it: whatever can be decoded here can be decoded from here
+    return shown & gave_picture
