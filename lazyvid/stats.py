@@ -64,7 +64,8 @@ def _ancestors() -> list[str]:
     """
     chain: list[str] = []
     pid = os.getpid()
-    while pid > 1 and len(chain) < 16:
+    # Process 1 too: in a container it may be the training script itself.
+    while pid > 0 and len(chain) < 16:
         try:
             stat = Path(f"/proc/{pid}/stat").read_text()
         except OSError:
@@ -139,9 +140,8 @@ def _remove_files_of(counters: _ProcessCounters) -> None:
     """Delete the counters of a process that ends, and of those below it, unless an ancestor of its own still counts."""
     if os.getpid() != counters.pid or counters.path is None:
         return
-    ancestors = _lineage(counters.path)[1:]
-    directory = _directory()
-    if not any(next(directory.glob(f"{ancestor}-*.counters"), None) for ancestor in ancestors):
+    ancestors = set(_lineage(counters.path)[1:])
+    if not any(_lineage(path)[0] in ancestors for path in _directory().glob("*.counters")):
         for path in _files_below(counters.name):
             with contextlib.suppress(OSError):
                 path.unlink()
@@ -175,7 +175,7 @@ def read_stats(*, scope: Literal["process", "all"] = "process") -> ReadStats:
         for path in _files_below(own.name):
             if path == own.path:
                 continue
-            with contextlib.suppress(OSError, ValueError):
+            with contextlib.suppress(OSError, ValueError, TypeError):  # gone, or not written in full yet
                 totals = [a + b for a, b in zip(totals, memoryview(path.read_bytes()).cast("q"), strict=True)]
     return ReadStats(*totals)
 

@@ -1,0 +1,74 @@
+"""The per-process cache: bounds, order of use, threads and forks."""
+
+from __future__ import annotations
+
+import multiprocessing
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lazyvid.lru import ProcessLRU
+
+
+def test_a_value_is_made_once() -> None:
+    cache: ProcessLRU[str, list[int]] = ProcessLRU(2)
+    first = cache.get("a", lambda: [1])
+    assert cache.get("a", lambda: pytest.fail("made again")) is first
+
+
+@given(capacity=st.integers(1, 4), keys=st.lists(st.integers(0, 6), max_size=40))
+def test_it_keeps_the_values_used_last(capacity: int, keys: list[int]) -> None:
+    cache: ProcessLRU[int, int] = ProcessLRU(capacity)
+    kept: list[int] = []  # least recently used first
+    for key in keys:
+        made = []
+        assert cache.get(key, lambda key=key, made=made: made.append(key) or 10 * key) == 10 * key
+        assert bool(made) == (key not in kept)
+        kept = [*(k for k in kept if k != key), key][-capacity:]
+        assert len(cache) == len(kept)
+
+
+def test_a_forgotten_value_is_made_again() -> None:
+    cache: ProcessLRU[str, int] = ProcessLRU(2)
+    cache.get("a", lambda: 1)
+    cache.forget("a")
+    cache.forget("never there")
+    assert cache.get("a", lambda: 2) == 2
+
+
+def test_an_error_while_making_leaves_nothing_behind() -> None:
+    cache: ProcessLRU[str, float] = ProcessLRU(2)
+    with pytest.raises(ZeroDivisionError):
+        cache.get("a", lambda: 1 / 0)
+    assert len(cache) == 0
+    assert cache.get("a", lambda: 2.0) == 2.0
+
+
+def test_threads_that_make_the_same_value_at_once_all_get_one() -> None:
+    cache: ProcessLRU[str, object] = ProcessLRU(2)
+    barrier = threading.Barrier(4)
+
+    def make() -> object:
+        barrier.wait(timeout=30)  # all four are making before one is kept
+        return object()
+
+    with ThreadPoolExecutor(4) as executor:
+        values = [f.result(timeout=60) for f in [executor.submit(cache.get, "a", make) for _ in range(4)]]
+    assert len({id(value) for value in values}) == 1
+
+
+def test_a_child_forked_while_the_lock_is_held_keeps_the_values() -> None:
+    cache: ProcessLRU[str, int] = ProcessLRU(2)
+    cache.get("a", lambda: 1)
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+    with cache._own_lock():
+        child = context.Process(target=lambda: sender.send((cache.get("a", lambda: -1), cache.get("b", lambda: 2))))
+        child.start()
+    assert receiver.poll(60), "the child hangs on the parent's lock"
+    assert receiver.recv() == (1, 2)
+    child.join(60)
+    assert len(cache) == 1
