@@ -42,7 +42,7 @@ def sealed(manifest: bytes, data: bytes) -> bytes:
     Raises:
         ValueError: if the manifest holds no placeholder, or names not exactly one data file.
     """
-    if PLACEHOLDER.encode() not in manifest or len(_data_names(manifest)) != 1:
+    if PLACEHOLDER.encode() not in manifest or len(data_names(manifest)) != 1:
         raise ValueError("Expected a manifest with a placeholder for the seal and one data file, found another one.")
     body = manifest.replace(PLACEHOLDER.encode(), _text(_digest(data), len(data), "0" * 32))
     return body.replace(_text(_digest(data), len(data), "0" * 32), _text(_digest(data), len(data), _digest(body)))
@@ -55,7 +55,7 @@ def read_seal(manifest: bytes) -> Seal | None:
         return None
     data_digest, size, digest = (group.decode() for group in found.groups())
     body = manifest.replace(found.group(), _text(data_digest, int(size), "0" * 32))
-    names = _data_names(manifest)
+    names = data_names(manifest)
     return Seal(
         data_name=min(names, default=""),
         data_digest=data_digest,
@@ -65,18 +65,18 @@ def read_seal(manifest: bytes) -> Seal | None:
 
 
 def data_names(manifest: bytes) -> set[str]:
-    """What may be names of data files in a manifest, sealed or not; more than there are is possible."""
-    return _data_names(manifest)
-
-
-def _data_names(manifest: bytes) -> set[str]:
-    # A protobuf string of fewer than 128 bytes stands behind its length; regular expressions alone would take bytes
-    # before the name for a part of it.
+    """The data files that a manifest names, sealed or not."""
     names = set()
     for end in (match.end() for match in re.finditer(rb"\.lance", manifest)):
         for length in range(len(b".lance") + 1, 128):
             start = end - length
-            if start > 0 and manifest[start - 1] == length and _DATA_NAME.fullmatch(manifest, start, end):
+            # In protobuf a field's first string stands behind "\n" and its length. Without them, a regular expression
+            # would take bytes before the name for a part of it.
+            if (
+                start >= 2
+                and manifest[start - 2 : start] == bytes([10, length])
+                and _DATA_NAME.fullmatch(manifest, start, end)
+            ):
                 names.add(manifest[start:end].decode())
     return names
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from fractions import Fraction
 from typing import Any
 
@@ -48,7 +49,7 @@ def make_packets(count: int, *, sources: int = 1, seed: int = 0, first: int = 0)
 
 def make_index(count: int = 300, *, segments: int = 1, hidden: int = 3, seed: int = 0, **source: Any) -> FrameIndex:
     bounds = [count * k // segments for k in range(segments + 1)]
-    counts = [b - a for a, b in zip(bounds, bounds[1:], strict=False)]
+    counts = [b - a for a, b in itertools.pairwise(bounds)]
     sources = tuple(make_source(**{"uri": f"{k}.mp4" if k else "", **source}) for k in range(segments))
     return FrameIndex(
         segment_idx=np.repeat(np.arange(segments), counts),

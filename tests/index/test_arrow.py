@@ -55,7 +55,7 @@ def test_an_index_without_frames_has_no_sidecar() -> None:
         arrow.to_sidecar_table(FrameIndex.join([make_index(0)]))
 
 
-@pytest.mark.parametrize("column", [name for name in arrow.to_sidecar_table(make_index(3)).column_names[:13]])
+@pytest.mark.parametrize("column", arrow.to_sidecar_table(make_index(3)).column_names[:13])
 def test_one_changed_value_is_noticed(column: str) -> None:
     table = arrow.to_sidecar_table(make_index(50))
     position = table.column_names.index(column)

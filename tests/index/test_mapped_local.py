@@ -39,7 +39,7 @@ def test_what_is_published_is_loaded_as_views(folder: Path) -> None:
     for array in (loaded.timestamp, loaded.packets.offset, loaded.packets.key, loaded.hidden.pts):
         assert not array.flags.owndata
         assert not array.flags.writeable
-    assert os.stat(folder).st_mode & 0o777 == 0o700  # noqa: PTH116
+    assert os.stat(folder).st_mode & 0o777 == 0o700
     assert [path.name for path in folder.iterdir()] == [f"{name}.index"]
 
 

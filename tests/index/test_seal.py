@@ -6,12 +6,12 @@ from hypothesis import strategies as st
 
 from lazyvid.index import seal
 
-NAME = "0101001110a97be2f3c4d5e6.lance"
+NAME = "00111000101010110110101100161117cfd481e9a0b1c2d3e4.lance"  # digits that could be lengths, as Lance makes them
 
 
 def manifest(rest: bytes = b"") -> bytes:
-    name = bytes([len(NAME)]) + NAME.encode()
-    return b"\n" + name + rest + seal.PLACEHOLDER.encode() + b"\x12\n" + name + seal.PLACEHOLDER.encode() + b"LANC"
+    name = b"\n" + bytes([len(NAME)]) + NAME.encode()
+    return b"\x12f" + name + rest + seal.PLACEHOLDER.encode() + b"\x12\n" + name + seal.PLACEHOLDER.encode() + b"LANC"
 
 
 @given(rest=st.binary(max_size=50), data=st.binary(max_size=100))
