@@ -22,7 +22,7 @@ from lazyvid.errors import (
     NoVideoStreamError,
     UnsupportedCodecError,
 )
-from lazyvid.index.frame_index import NO_PTS, UNKNOWN
+from lazyvid.index.frame_index import NO_PTS
 from lazyvid.index.sniff import DEMUXERS
 
 if TYPE_CHECKING:
@@ -51,8 +51,6 @@ class PacketRows:
     duration: list[int] = field(default_factory=list)
     key: list[bool] = field(default_factory=list)
     discard: list[bool] = field(default_factory=list)
-    disposable: list[int] = field(default_factory=list)
-    """1 where the container says that nothing refers to the packet, else -1."""
     new_extradata: dict[int, bytes] = field(default_factory=dict)
     """Codec configuration records that begin at a row."""
     promised: int = 0
@@ -199,7 +197,6 @@ def read_packets(
         rows.duration.append(packet.duration or 0)
         rows.key.append(packet.is_keyframe)
         rows.discard.append(packet.is_discard)
-        rows.disposable.append(1 if packet.is_disposable else UNKNOWN)
         if look is not None:
             look(packet)
     entries = [(entry.pos, entry.size) for entry in stream.index_entries]

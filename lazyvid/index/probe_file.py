@@ -1,4 +1,4 @@
-"""One file under examination, and the steps that MP4 and other containers share; `probe_mp4`, `probe_other` stand on it."""
+"""One file under examination, and the steps that `probe_mp4` and `probe_other` share."""
 
 from __future__ import annotations
 
