@@ -55,9 +55,8 @@ def assemble(
         duration=rows.column("duration"),
         decode_position=_positions(source_idx),
         key=rows.column("key"),
-        disposable=rows.column("disposable").astype(np.int8)
-        if facts is None
-        else np.asarray(facts.disposable, np.int8),
+        # Not from the container either: FFmpeg writes SVT-AV1's packets with hidden references as disposable (sdtp).
+        disposable=np.full(len(rows), UNKNOWN) if facts is None else np.asarray(facts.disposable, np.int8),
         crc32=np.full(len(rows), UNKNOWN) if facts is None else np.asarray(facts.crc32, np.int64),
     )
     order = np.flatnonzero(shown)

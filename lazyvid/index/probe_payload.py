@@ -44,8 +44,8 @@ class PayloadReader:
         if self._reader.is_damaged(payload):
             raise CorruptVideoError(
                 f"Expected packet {row} (decode order, {len(payload)} bytes) to consist of whole NAL units, found "
-                f"lengths that do not add up in {self._uri}. The file is damaged there; restore it. scan='header' does not "
-                "look at payloads and indexes it all the same."
+                f"lengths that do not add up in {self._uri}. The file is damaged there; restore it. scan='header' does "
+                "not look at payloads and indexes it all the same."
             )
         facts.crc32.append(zlib.crc32(payload))
         facts.disposable.append(int(self._reader.is_disposable(payload)))
