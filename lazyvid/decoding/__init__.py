@@ -6,5 +6,14 @@ from lazyvid.decoding.convert import PictureFormat
 from lazyvid.decoding.files import VideoFiles
 from lazyvid.decoding.pool import DecoderPool
 from lazyvid.decoding.reader import ReadRequest, read_frames
+from lazyvid.decoding.verify import VerifyReport, verify_index
 
-__all__ = ["DecoderPool", "PictureFormat", "ReadRequest", "VideoFiles", "read_frames"]
+__all__ = [
+    "DecoderPool",
+    "PictureFormat",
+    "ReadRequest",
+    "VerifyReport",
+    "VideoFiles",
+    "read_frames",
+    "verify_index",
+]
