@@ -6,6 +6,7 @@ for their pictures.
 
 from __future__ import annotations
 
+import builtins
 import math
 import operator
 import os
@@ -371,14 +372,14 @@ class LazyVideo:
 
     # -- by number ----------------------------------------------------------------------------------------------------
 
-    def __getitem__(self, key: int | slice) -> Tensor:
+    def __getitem__(self, key: int | builtins.slice) -> Tensor:
         """uint8 [C, H, W] for a number, uint8 [N, C, H, W] for a range (or channels last, as `channel_format` says).
 
         Raises:
             FrameIndexError: (an IndexError) if the number is out of range.
             TypeError: if the key is neither.
         """
-        if isinstance(key, slice):
+        if isinstance(key, builtins.slice):
             return self._clip(np.arange(*key.indices(len(self)))).frames
         return self.get_frame_at(key).data
 
@@ -412,7 +413,7 @@ class LazyVideo:
         """
         if step < 1:
             raise ValueError(f"Invalid step {step}: expected 1 or more.")
-        return self._clip(np.arange(*slice(start, stop, step).indices(len(self))))
+        return self._clip(np.arange(*builtins.slice(start, stop, step).indices(len(self))))
 
     # -- by time ------------------------------------------------------------------------------------------------------
 

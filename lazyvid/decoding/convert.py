@@ -100,7 +100,7 @@ class PictureConverter:
         )
         plane = converted.planes[0]
         row_bytes = self._width * self._channels
-        pixels = np.frombuffer(plane, np.uint8).reshape(self._height, plane.line_size)[:, :row_bytes]
+        pixels = np.frombuffer(memoryview(plane), np.uint8).reshape(self._height, plane.line_size)[:, :row_bytes]
         self._place(pixels.reshape(self._height, self._width, self._channels), out)
 
     def _place(self, pixels: npt.NDArray[np.uint8], out: npt.NDArray[np.uint8]) -> None:

@@ -73,7 +73,7 @@ class PacketDecoder:
             self._tainted = self._bitstream.has_foreign_parameter_sets(payload)
         # A packet made by size is padded as decoders expect; one made from bytes is not, and they read past its end.
         packet = av.Packet(len(payload))
-        packet.update(payload)
+        packet.update(payload)  # type: ignore[arg-type]  # any buffer is taken
         packet.pts = number
         return self._context.decode(packet)
 

@@ -94,7 +94,7 @@ class DecodeOrder:
         while np.any(leading := (k >= 0) & (self.pts[self.keys[k]] > self.pts[positions])):
             k[leading] -= 1
         k -= steps_back
-        return np.where(k >= 0, self.keys[k], 0)
+        return np.where(k >= 0, self.keys[np.maximum(k, 0)], 0)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -238,7 +238,8 @@ class FrameIndex:
         """
         if not 0 <= segment_idx < len(self.segments):
             raise IndexError(f"Segment {segment_idx} is out of range: the index has {len(self.segments)} segments.")
-        return self.packets.pts[self.segment_idx == segment_idx]
+        pts: npt.NDArray[np.int64] = self.packets.pts[self.segment_idx == segment_idx]
+        return pts
 
     def timestamps(self) -> npt.NDArray[np.float64]:
         """float64 [N], when each frame is shown, in seconds."""
