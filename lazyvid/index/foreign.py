@@ -17,6 +17,7 @@ from lazyvid.errors import CorruptIndexError, StaleIndexError
 from lazyvid.index.arrow import CONTRACT_COLUMNS
 from lazyvid.index.frame_index import FrameIndex, PacketTable, Segment
 
+_MOST_EMPTY_SEGMENTS = 1 << 16  # more is no recording but a damaged number
 _ARROW_TYPES = (pa.int64(), pa.int64(), pa.int64(), pa.float64())
 
 
@@ -62,11 +63,10 @@ class ForeignTable:
         return sorted_table
 
     def _check(self) -> None:
-        if self.segment_idx[0] < 0 or self.segment_idx[-1] >= len(self):
+        first, last = int(self.segment_idx[0]), int(self.segment_idx[-1])
+        if first < 0 or last >= len(self) + _MOST_EMPTY_SEGMENTS:
             raise CorruptIndexError(
-                f"Expected segments numbered from 0, found numbers from {self.segment_idx[0]} to "
-                f"{self.segment_idx[-1]} "
-                f"in {len(self)} rows."
+                f"Expected segments numbered from 0, found numbers from {first} to {last} in {len(self)} rows."
             )
         same = (np.diff(self.segment_idx) == 0) & (np.diff(self.local_frame_idx) == 0)
         if same.any():
@@ -139,8 +139,9 @@ def _grouped(table: ForeignTable, scan_of_segment: Sequence[int]) -> list[tuple[
     """(file, segments) for each copy of a file's sources: segments together, as long as no two list the same pts."""
     groups: list[tuple[int, list[int]]] = []
     seen: dict[int, tuple[int, set[int]]] = {}  # file -> (its newest group, the pts in it)
+    bounds = np.searchsorted(table.segment_idx, np.arange(len(scan_of_segment) + 1)).tolist()
     for segment, scan in enumerate(scan_of_segment):
-        pts = set(table.pts[table.segment_idx == segment].tolist())
+        pts = set(table.pts[bounds[segment] : bounds[segment + 1]].tolist())
         if scan not in seen or seen[scan][1] & pts:
             seen[scan] = (len(groups), set())
             groups.append((scan, []))
