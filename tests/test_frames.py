@@ -176,5 +176,5 @@ class TestLimits:
 def test_a_frame_is_compared_by_identity() -> None:
     # Tensors have no single truth value: == on frames must not be tried field by field.
     frame = Frame(torch.zeros(1), 0.0, 0)
-    assert frame == frame  # noqa: PLR0124
+    assert frame == frame
     assert frame != Frame(torch.zeros(1), 0.0, 0)
