@@ -51,6 +51,8 @@ class PacketRows:
     duration: list[int] = field(default_factory=list)
     key: list[bool] = field(default_factory=list)
     discard: list[bool] = field(default_factory=list)
+    corrupt: list[bool] = field(default_factory=list)
+    """Whether the demuxer found the packet incomplete."""
     new_extradata: dict[int, bytes] = field(default_factory=dict)
     """Codec configuration records that begin at a row."""
     promised: int = 0
@@ -62,8 +64,8 @@ class PacketRows:
         return len(self.offset)
 
     def column(self, name: str) -> npt.NDArray[Any]:
-        """One of the lists as an array: int64, or bool for `key` and `discard`."""
-        return np.asarray(getattr(self, name), dtype=np.bool_ if name in ("key", "discard") else np.int64)
+        """One of the lists as an array: int64, or bool for flags."""
+        return np.asarray(getattr(self, name), dtype=np.bool_ if name in ("key", "discard", "corrupt") else np.int64)
 
 
 @contextmanager
@@ -197,6 +199,7 @@ def read_packets(
         rows.duration.append(packet.duration or 0)
         rows.key.append(packet.is_keyframe)
         rows.discard.append(packet.is_discard)
+        rows.corrupt.append(packet.is_corrupt)
         if look is not None:
             look(packet)
     entries = [(entry.pos, entry.size) for entry in stream.index_entries]

@@ -51,6 +51,11 @@ def index_other(file: VideoFile) -> FrameIndex:
     payloads = file.payloads()
     found = file.with_container(payloads, partial(_look_at_all, file, payloads))
     check_any_packets(file, found.rows)
+    if True in found.rows.corrupt[-2:]:
+        raise TruncatedVideoError(
+            f"Expected whole packets, found that the end of {file.uri} cuts the last of {len(found.rows)} packets. "
+            "Copy it again, or remux what is there."
+        )
     rotation, hflip = orientation(found.matrix)
     source = file.source(found.parameters, found.rows, rotation=rotation, hflip=hflip)
     shown = shown_packets(found.rows, found.facts)
@@ -118,8 +123,9 @@ def _counted(source: Source, table: PacketTable, time_base: Fraction) -> FrameIn
 
 def _check_not_cut(file: VideoFile) -> None:
     """Raise when the file ends before the size that its own header states."""
-    end = stated_end(file.headers.bytes.read(0, SNIFF_BYTES), file.container)
+    end = stated_end(file.headers.bytes.read(0, SNIFF_BYTES), file.container, file.meta.size)
     if end is not None and end > file.meta.size:
         raise TruncatedVideoError(
-            f"Expected the {end} bytes that the header of {file.uri} states, it has {file.meta.size}. Copy it again."
+            f"Expected {end} bytes, as the headers of {file.uri} state, it has {file.meta.size}. Copy it again, or "
+            "remux what is there."
         )

@@ -24,8 +24,9 @@ DEMUXERS = {
 }
 """FFmpeg's demuxer for each container that `sniff` names."""
 
-_TS_PACKET = 188
+_TS_SIZES = (188, 192, 204)
 _TS_SYNC = 0x47
+_TS_FEWEST, _TS_PACKETS = 3, 8  # sync bytes that must follow one another, and how many are looked at
 
 
 def sniff(head: bytes) -> str | None:
@@ -49,7 +50,7 @@ def sniff(head: bytes) -> str | None:
         return "flv"
     if head.startswith(b"OggS"):
         return "ogg"
-    return "mpegts" if _is_transport_stream(head) else None
+    return "mpegts" if _transport_layout(head) else None
 
 
 def describe_bytes(head: bytes) -> str:
@@ -60,19 +61,23 @@ def describe_bytes(head: bytes) -> str:
     return repr(start) if all(32 <= byte < 127 or byte in b"\t\r\n" for byte in start) else start.hex(" ")
 
 
-def stated_end(head: bytes, container: str) -> int | None:
-    """One past the file's last byte as its own header states it.
+def stated_end(head: bytes, container: str, size: int) -> int | None:
+    """One past the file's last byte as its own header states it; for a transport stream, the end of its last packet.
 
     Args:
         head: The first `SNIFF_BYTES` of the file.
         container: What `sniff` called it.
+        size: Bytes of the file.
 
     Returns:
         The end, None where the header leaves it open (live recordings) or the container states none.
     """
+    if container == "mpegts" and (layout := _transport_layout(head)):
+        start, packet = layout
+        return size + (start - size) % packet
     if container == "avi":
-        size = int.from_bytes(head[4:8], "little")
-        return size + 8 if size else None
+        riff_size = int.from_bytes(head[4:8], "little")
+        return riff_size + 8 if riff_size else None
     if container != "matroska":
         return None
     header_size, position = _ebml_number(head, 4)
@@ -97,10 +102,16 @@ def _plausible_box_size(head: bytes) -> bool:
     return size in (0, 1) or size >= 8
 
 
-def _is_transport_stream(head: bytes) -> bool:
-    """Three sync bytes, one packet apart; the first may lie up to one packet into the file (a cut recording)."""
-    last_start = min(_TS_PACKET, len(head) - 2 * _TS_PACKET)
-    return any(
-        head[start] == head[start + _TS_PACKET] == head[start + 2 * _TS_PACKET] == _TS_SYNC
-        for start in range(last_start)
-    )
+def _transport_layout(head: bytes) -> tuple[int, int] | None:
+    """(where the first whole packet lies, bytes a packet) of an MPEG transport stream; None when it is none.
+
+    A recording may begin inside a packet, and packets may carry 4 bytes of time before or 16 of checksum after them.
+    """
+    for size in _TS_SIZES:
+        packets = min(len(head) // size - 1, _TS_PACKETS)
+        if packets < _TS_FEWEST:
+            continue
+        for start in range(size):
+            if head[start : start + packets * size : size].count(_TS_SYNC) == packets:
+                return start, size
+    return None

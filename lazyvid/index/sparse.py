@@ -174,20 +174,22 @@ def run_with_file(source: ByteSource, work: Callable[[BytesFile], Result]) -> Re
     file = BytesFile(source)
     outcome: list[Result] = []
     failure: list[BaseException] = []
+    done = threading.Event()  # not Thread.join: interrupted once, it takes the thread for ended (CPython 3.11)
 
     def body() -> None:
         try:
             outcome.append(work(file))
         except BaseException as error:
             failure.append(error)
+        finally:
+            done.set()
 
-    thread = threading.Thread(target=body, name="lazyvid-probe", daemon=True)
-    thread.start()
+    threading.Thread(target=body, name="lazyvid-probe", daemon=True).start()
     try:
-        thread.join()
+        done.wait()
     except BaseException:
         file.stop()
-        thread.join()
+        done.wait()
         raise
     if file.failure is not None:
         raise file.failure
