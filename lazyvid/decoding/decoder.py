@@ -79,6 +79,7 @@ class PacketDecoder:
 
     def drain(self) -> list[VideoFrame]:
         """The pictures still inside, in presentation order; `restart` must follow."""
+        self._used = True
         return self._context.decode(None)
 
     def is_disposable(self, payload: Payload) -> bool:
