@@ -132,3 +132,17 @@ def test_a_full_scan_gives_the_same_frames(corpus: VideoCorpus, name: str) -> No
 
     index = build_index(corpus[name], scan="full")
     assert_same_frames(corpus[name], "RGB", alone=12, frame_index=index)
+
+
+@pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic", "area", "lanczos"])
+@pytest.mark.parametrize("name", ["h264_closed", "h264_rotated_90", "h264_444_odd"])
+def test_resized_pixels_equal_pyavs(corpus: VideoCorpus, name: str, interpolation: Any) -> None:
+    video = LazyVideo(corpus[name], resize=(50, 70), channel_format="NHWC", interpolation=interpolation)
+    how = {"nearest": "POINT"}.get(interpolation, interpolation.upper())
+    with av.open(str(corpus[name])) as container:
+        for number, frame in enumerate(container.decode(video=0)):
+            turns = frame.rotation // 90 % 4
+            width, height = (50, 70) if turns % 2 else (70, 50)
+            resized = frame.reformat(width=width, height=height, format="rgb24", interpolation=how, threads=1)
+            if number % 11 == 0:
+                assert np.array_equal(video[number].numpy(), np.rot90(resized.to_ndarray(), turns))

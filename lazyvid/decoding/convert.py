@@ -17,8 +17,9 @@ Colorspace = Literal["RGB", "G"]
 InterpolationName = Literal["nearest", "bilinear", "bicubic", "area", "lanczos"]
 
 _FORMATS: dict[str, tuple[str, int]] = {"RGB": ("rgb24", 3), "G": ("gray", 1)}
-# Resizing rounds exactly and interpolates chroma in full, so that the result does not depend on the CPU's vector units.
-_EXACT = Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
+# libswscale's algorithms without further flags, so that pixels equal those of `av.VideoFrame.reformat`. Its bilinear
+# filter widens when it shrinks, as an antialiased one does. SWS_FULL_CHR_H_INT would come nearer to resizing in RGB (mean
+# difference 1.2 instead of 1.4 levels from 640x360 to 224x224) and take 1.4 times as long.
 _INTERPOLATIONS: dict[str, Interpolation] = {
     "nearest": Interpolation.POINT,
     "bilinear": Interpolation.BILINEAR,
@@ -72,7 +73,7 @@ class PictureConverter:
         # libswscale scales to the size before rotation.
         self._height, self._width = (width, height) if self._turns % 2 else (height, width)
         scales = (self._height, self._width) != (source.height, source.width)
-        self._flags = _INTERPOLATIONS[picture_format.interpolation] | _EXACT if scales else _SAME_SIZE
+        self._flags = _INTERPOLATIONS[picture_format.interpolation] if scales else _SAME_SIZE
 
     def write(self, picture: VideoFrame, out: npt.NDArray[np.uint8]) -> None:
         """Convert `picture` into `out`.
