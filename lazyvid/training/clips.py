@@ -1,0 +1,155 @@
+"""Which clips a dataset has, and which frames a clip takes: pure, over arrays of a few numbers a video.
+
+`datasets.py` asks it before anything is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from lazyvid import timing
+from lazyvid.frames import ClipSpec, Window
+
+IntArray = npt.NDArray[np.int64]
+FloatArray = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
+
+_SLACK_S = 1e-6
+"""What adding up seconds may cost."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ClipPlan:
+    """The plain enumeration: every clip that starts at a multiple of a video's step; never a list of them."""
+
+    spec: ClipSpec
+    first: IntArray
+    """int64 [V], the first frame that clips may use."""
+    stop: IntArray
+    """int64 [V], one past the last frame that clips may use."""
+    step: IntArray
+    """int64 [V], frames between the starts of neighbouring clips."""
+    half_step_s: FloatArray
+    """float64 [V], half the median time between frames, in seconds; 0 where the spec has no `fps`."""
+    cumulative: IntArray
+    """int64 [V + 1], clips of the videos before each."""
+
+    @classmethod
+    def of(
+        cls, spec: ClipSpec, ranges: Sequence[tuple[int, int]], timestamps: Sequence[FloatArray] | None = None
+    ) -> ClipPlan:
+        """The plan for videos of which the frames [first, stop) can be used.
+
+        Args:
+            spec: How clips are cut.
+            ranges: One a video.
+            timestamps: float64 [N] each, seconds; needed for a spec with `fps`.
+        """
+        bounds = np.array(ranges, np.int64).reshape(-1, 2)
+        first, stop = bounds[:, 0], np.maximum(bounds[:, 0], bounds[:, 1])
+        if spec.fps is None:
+            step = np.full(len(bounds), spec.step or spec.span, np.int64)
+            half = np.zeros(len(bounds))
+            starts = stop - first - (spec.span - 1 if spec.pad == "error" else 0)
+        else:
+            times = timestamps or ()
+            medians = np.array([timing.median_step(t) for t in times], np.float64).reshape(-1)
+            step, half = _steps(spec, medians), medians / 2
+            limits = zip(times, first.tolist(), stop.tolist(), half.tolist(), strict=True)
+            starts = np.array([_starts_by_time(spec, t[a:b], h) for t, a, b, h in limits], np.int64)
+        counts = -(-np.maximum(starts, 0) // step)
+        return cls(spec, first, stop, step, half, np.concatenate([[0], np.cumsum(counts)]).astype(np.int64))
+
+    def __len__(self) -> int:
+        return int(self.cumulative[-1])
+
+    def window(self, index: int) -> Window:
+        """The clip with this number; with `fps` it reaches to the end of what the video has, and takes what it needs.
+
+        Raises:
+            IndexError: if there is no such clip.
+        """
+        number = index + len(self) if index < 0 else index
+        if not 0 <= number < len(self):
+            raise IndexError(f"Clip {index} is out of range: the dataset has {len(self)} clips.")
+        video = int(np.searchsorted(self.cumulative, number, side="right")) - 1
+        start = int(self.first[video] + (number - self.cumulative[video]) * self.step[video])
+        stop = start + self.spec.span if self.spec.fps is None else int(self.stop[video])
+        return Window(video, start, stop)
+
+    def index_near(self, window: Window) -> int:
+        """The number of the clip that starts at a window's start, or is the next one after it; wraps at the end."""
+        number = -(-(window.start - int(self.first[window.video])) // int(self.step[window.video]))
+        count = int(self.cumulative[window.video + 1] - self.cumulative[window.video])
+        return int(self.cumulative[window.video] + min(max(number, 0), count)) % max(len(self), 1)
+
+    def check(self, window: Window) -> None:
+        """Raise unless the frames of a window can be taken.
+
+        Raises:
+            IndexError: if there is no such video, or the window does not begin at a frame of it.
+            ValueError: if the window is empty, or ends after the video and must not be padded.
+        """
+        if not 0 <= window.video < len(self.stop):
+            raise IndexError(f"{window} is out of range: the dataset has {len(self.stop)} videos.")
+        stop = int(self.stop[window.video])
+        if not 0 <= window.start < stop:
+            raise IndexError(f"{window} is out of range: frames 0 to {stop - 1} of this video can be used.")
+        if not len(window):
+            raise ValueError(f"{window} is empty: expected one frame or more.")
+        if self.spec.pad == "error" and self.spec.fps is None:
+            last = window.start + (len(window) - 1) // self.spec.frame_stride * self.spec.frame_stride
+            if last >= stop:
+                raise ValueError(
+                    f"{window} ends after the last frame that can be used, {stop - 1}: choose a window inside the "
+                    "video, or ClipSpec(pad='repeat')."
+                )
+
+    def positions(self, window: Window, timestamps: FloatArray) -> tuple[IntArray, BoolArray]:
+        """The frames of a window that `check` let pass.
+
+        Args:
+            window: Without `fps`, every `frame_stride`-th frame of it is taken; with `fps`, `num_frames` frames from
+                its start on.
+            timestamps: float64 [N], that video's; looked at with `fps` only.
+
+        Returns:
+            int64 [T], frames of the video; and bool [T], which of them repeat the last one because the video had ended.
+
+        Raises:
+            ValueError: if the clip ends after the window and must not be padded; with `fps` only.
+        """
+        stop = int(self.stop[window.video])
+        if self.spec.fps is None:
+            wanted = np.arange(window.start, window.stop, self.spec.frame_stride)
+            return np.minimum(wanted, stop - 1), wanted >= stop
+        seen = timestamps[window.start : min(window.stop, stop)]
+        asked = seen[0] + np.arange(self.spec.num_frames) / self.spec.fps
+        is_pad = asked > seen[-1] + self.half_step_s[window.video] + _SLACK_S
+        if self.spec.pad == "error" and is_pad.any():
+            raise ValueError(
+                f"{window} ends at {seen[-1]} s, but {self.spec.num_frames} frames at {self.spec.fps} fps from "
+                f"{seen[0]} s on reach to {asked[-1]} s: choose an earlier start, or ClipSpec(pad='repeat')."
+            )
+        return window.start + timing.nearest(seen, asked), is_pad
+
+
+def _steps(spec: ClipSpec, medians: FloatArray) -> IntArray:
+    """Frames between starts, for clips that are cut by time: as many as a clip lasts, at each video's own rate."""
+    if spec.step is not None:
+        return np.full(len(medians), spec.step, np.int64)
+    seconds = spec.num_frames / float(spec.fps or 1)
+    frames = np.divide(seconds, medians, out=np.ones(len(medians)), where=medians > 0)
+    return np.maximum(np.round(frames), 1).astype(np.int64)
+
+
+def _starts_by_time(spec: ClipSpec, times: FloatArray, half_step_s: float) -> int:
+    """At how many of the frames at `times` a clip may start."""
+    if spec.pad == "repeat" or not len(times):
+        return len(times)
+    latest = times[-1] + half_step_s - (spec.num_frames - 1) / float(spec.fps or 1)
+    return int(np.searchsorted(times, latest, side="right"))

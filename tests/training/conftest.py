@@ -1,0 +1,24 @@
+"""Recordings for the tests of training: the number that a frame shows says its video and its place there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lazyvid.recording import VideoWriter
+from lazyvid.testing import painted_frame
+
+COUNTS = (23, 8, 40)
+PER_VIDEO = 1000
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three videos with their sidecars; frame k of video v shows v * 1000 + k."""
+    root = tmp_path_factory.mktemp("training")
+    for video, count in enumerate(COUNTS):
+        with VideoWriter(root / f"{video}.mp4", 30, preset="veryfast", g=10) as writer:
+            for k in range(count):
+                writer.add_frame(painted_frame(video * PER_VIDEO + k, width=96, height=64))
+    return root

@@ -1,0 +1,66 @@
+"""Batches equal default_collate's, and are the very memory that was decoded into where they can be."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.utils.data import default_collate
+
+from lazyvid.training import collate_clips
+
+
+def rows(batch: int = 4) -> torch.Tensor:
+    """As a batch is decoded: channels last."""
+    return torch.arange(batch * 2 * 6 * 5 * 3).to(torch.uint8).reshape(batch, 2, 6, 5, 3)
+
+
+@pytest.mark.parametrize("channels_first", [True, False])
+@pytest.mark.parametrize("first", [0, 1])
+def test_consecutive_rows_are_passed_on(channels_first: bool, first: int) -> None:
+    base = rows()
+    samples = list((base.permute(0, 1, 4, 2, 3) if channels_first else base)[first:])
+    joined = collate_clips(samples)
+    assert torch.equal(joined, default_collate(samples))
+    assert joined.data_ptr() == samples[0].data_ptr()
+    joined[1, 0] = 7
+    assert (base[first + 1, 0] == 7).all()
+
+
+def test_what_is_not_consecutive_is_copied_and_right() -> None:
+    base = rows().permute(0, 1, 4, 2, 3)
+    for samples in (
+        [base[1], base[0]],
+        [base[0], base[2]],
+        [base[0], base[0]],
+        [base[0], base[1].clone()],
+        [base[0], base[1].contiguous()],
+        [row[:, :, ::2] for row in base],
+        [row[:, :, :3] for row in base],
+        [torch.zeros(3, 0), torch.zeros(3, 0)],
+        [torch.zeros(2, 3), torch.zeros(2, 3)],
+        [torch.zeros(1).expand(4)] * 3,
+    ):
+        joined = collate_clips(samples)
+        assert torch.equal(joined, default_collate(samples))
+        assert not joined.numel() or joined.data_ptr() != samples[0].data_ptr()
+
+
+def test_frames_of_one_row_and_sizes_of_one() -> None:
+    base = torch.arange(12, dtype=torch.uint8).reshape(3, 1, 1, 4, 1)
+    samples = list(base.permute(0, 1, 4, 2, 3))
+    assert torch.equal(collate_clips(samples), default_collate(samples))
+    assert torch.equal(collate_clips(samples[:1]), default_collate(samples[:1]))
+
+
+def test_samples_are_dicts_of_dicts() -> None:
+    base = rows()
+    samples = [{"top": {"frames": row, "video_id": k}, "name": f"n{k}"} for k, row in enumerate(base)]
+    joined = collate_clips(samples)
+    assert joined["top"]["frames"].data_ptr() == base.data_ptr()
+    assert joined["top"]["video_id"].tolist() == [0, 1, 2, 3]
+    assert joined["name"] == ["n0", "n1", "n2", "n3"]
+
+
+def test_different_shapes_have_a_name() -> None:
+    with pytest.raises(ValueError, match="resize="):
+        collate_clips([{"frames": torch.zeros(2, 3)}, {"frames": torch.zeros(2, 4)}])
