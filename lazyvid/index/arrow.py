@@ -61,6 +61,8 @@ _FRAME_TYPES: dict[str, pa.DataType] = {
 }
 _NULLABLE = frozenset({"disposable", "crc32"})
 _BLOBS = ("sources", "segments", "hidden_packets")
+SIDECAR_COLUMNS = (*_FRAME_TYPES, *_BLOBS)
+"""The columns of the sidecar's table, in order."""
 
 # -- sidecar table ----------------------------------------------------------------------------------------------------
 

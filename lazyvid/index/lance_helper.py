@@ -18,14 +18,22 @@ HEADER = struct.Struct("<QQ")
 _PARENT_LOOK_S = 1.0
 
 
-def read_dataset(folder: str) -> Any:
-    """The whole table of the newest version of the dataset in `folder`, with its schema's metadata.
+def read_dataset(folder: str, columns: list[str], max_rows: int) -> Any:
+    """The newest version of the dataset in `folder`, with its schema's metadata.
 
-    Lance's own exceptions come out as they are, `PanicException` (a BaseException) too.
+    Args:
+        folder: The dataset.
+        columns: Which columns to read, as far as they are there.
+        max_rows: One row more than these is read at most: what follows would not be wanted.
+
+    Returns:
+        A `pyarrow.Table`. Lance's own exceptions come out as they are, `PanicException` (a BaseException) too.
     """
     import lance
 
-    return lance.dataset(folder).to_table()
+    dataset = lance.dataset(folder)
+    present = [name for name in dataset.schema.names if name in columns]
+    return dataset.to_table(columns=present, limit=max_rows + 1) if present else dataset.schema.empty_table()
 
 
 def write_dataset(table: Any, folder: str) -> None:
@@ -85,7 +93,9 @@ def _send(stream: BinaryIO, message: dict[str, Any], payload: bytes = b"") -> No
 
 def _answer(request: dict[str, Any], payload: bytes) -> bytes:
     if request["op"] == "read":
-        return to_ipc(read_dataset(request["folder"]))
+        table = read_dataset(request["folder"], request["columns"], request["max_rows"])
+        table.validate(full=True)  # nothing vouches for the bytes, and the asker will follow their offsets
+        return to_ipc(table)
     if request["op"] == "write":
         write_dataset(from_ipc(payload), request["folder"])
         return b""

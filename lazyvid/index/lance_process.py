@@ -19,6 +19,7 @@ import sys
 import threading
 import time
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,11 +83,13 @@ def safe_in_process() -> bool:
     return os.getpid() == _IMPORTED_BY or "lance" not in sys.modules
 
 
-def read_dataset(folder: Path, *, trusted: bool) -> Any:
+def read_dataset(folder: Path, *, columns: Sequence[str], max_rows: int, trusted: bool) -> Any:
     """Read a dataset that lies in a local folder.
 
     Args:
         folder: The dataset; its newest version is read.
+        columns: Which columns to read, as far as they are there.
+        max_rows: One row more than these is read at most.
         trusted: Whether its bytes were verified: then it may be read in this process.
 
     Returns:
@@ -100,7 +103,7 @@ def read_dataset(folder: Path, *, trusted: bool) -> Any:
     if trusted and safe_in_process():
         _begin_use()
         try:
-            return lance_helper.read_dataset(str(folder))
+            return lance_helper.read_dataset(str(folder), list(columns), max_rows)
         except Exception as error:
             _raise_import_error(error)
             raise LanceError(lance_helper.describe(error)) from error
@@ -108,7 +111,8 @@ def read_dataset(folder: Path, *, trusted: bool) -> Any:
             if type(error).__name__ != "PanicException":
                 raise
             raise LanceError(lance_helper.describe(error)) from error
-    return lance_helper.from_ipc(_ask({"op": "read", "folder": str(folder)}))
+    request = {"op": "read", "folder": str(folder), "columns": list(columns), "max_rows": max_rows}
+    return lance_helper.from_ipc(_ask(request))
 
 
 def write_dataset(table: Any, folder: Path) -> None:

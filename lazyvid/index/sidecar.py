@@ -223,14 +223,15 @@ class _Reader:
             table = self._table(folder, trusted=trusted)
         if table.num_rows > self.limits.frames:
             raise LimitExceededError(
-                f"The sidecar {display_uri(self.sidecar)} has {table.num_rows} rows; Limits.frames allows "
-                f"{self.limits.frames}."
+                f"The sidecar {display_uri(self.sidecar)} has more rows than Limits.frames={self.limits.frames}."
             )
         return arrow.from_sidecar_table(table) if arrow.is_own(table) else ForeignTable.from_arrow(table)
 
     def _table(self, folder: Path, *, trusted: bool) -> Any:
         try:
-            return lance_process.read_dataset(folder, trusted=trusted)
+            return lance_process.read_dataset(
+                folder, columns=arrow.SIDECAR_COLUMNS, max_rows=self.limits.frames, trusted=trusted
+            )
         except lance_process.LanceError as error:
             raise CorruptIndexError(f"Lance cannot read it: {error}") from error
         except lance_process.LanceUnavailableError as error:

@@ -37,6 +37,10 @@ def reads(video: Path) -> bool:
     return same(found, INDEX)
 
 
+def read_x(folder: Path) -> pa.Table:
+    return lance_process.read_dataset(folder / "x", columns=["a"], max_rows=100, trusted=False)
+
+
 def in_fork(work: Callable[[], object]) -> int:
     """The exit status of a forked child that does `work`: 0 when it gave something true."""
     pid = os.fork()
@@ -135,11 +139,20 @@ print(sum("fork-safe" in str(w.message) for w in heard), sum("still" in str(w.me
 def test_the_helper_is_started_again_when_it_was_killed(tmp_path: Path) -> None:
     lance_process.write_dataset(pa.table({"a": [1, 2]}), tmp_path / "x")
     for _ in range(3):
-        assert lance_process.read_dataset(tmp_path / "x", trusted=False).num_rows == 2
+        assert read_x(tmp_path).num_rows == 2
         helper = lance_process._this_process().helper
         assert helper is not None
         os.kill(helper.process.pid, signal.SIGKILL)
         helper.process.wait()
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+def test_only_the_wanted_part_is_read(tmp_path: Path, trusted: bool) -> None:
+    lance_process.write_dataset(pa.table({"a": range(50), "b": range(50)}), tmp_path / "x")
+    for columns, names in ((["c", "b"], ["b"]), (["c"], ["a", "b"])):
+        table = lance_process.read_dataset(tmp_path / "x", columns=columns, max_rows=20, trusted=trusted)
+        assert table.column_names == names
+        assert table.num_rows == (21 if "b" in columns else 0)
 
 
 def test_a_crash_of_the_helper_is_an_error_of_what_it_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,7 +161,7 @@ def test_a_crash_of_the_helper_is_an_error_of_what_it_read(tmp_path: Path, monke
     monkeypatch.setattr(lance_process.lance_helper, "__file__", str(script))
     lance_process._this_process().end()
     with pytest.raises(lance_process.LanceError, match="SIGABRT"):
-        lance_process.read_dataset(tmp_path / "x", trusted=False)
+        read_x(tmp_path)
 
 
 def test_a_helper_that_does_not_start_or_answer_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,11 +170,11 @@ def test_a_helper_that_does_not_start_or_answer_is_said(tmp_path: Path, monkeypa
     monkeypatch.setattr(lance_process.lance_helper, "__file__", str(script))
     lance_process._this_process().end()
     with pytest.raises(lance_process.LanceUnavailableError, match="code 1"):
-        lance_process.read_dataset(tmp_path / "x", trusted=False)
+        read_x(tmp_path)
     script.write_text("import time; time.sleep(60)")
     monkeypatch.setattr(lance_process, "DEADLINE_S", 0.5)
     with pytest.raises(lance_process.LanceUnavailableError, match="no answer"):
-        lance_process.read_dataset(tmp_path / "x", trusted=False)
+        read_x(tmp_path)
     assert lance_process._this_process().helper is None
 
 
@@ -172,7 +185,7 @@ from pathlib import Path
 from lazyvid.index import lance_process
 import pyarrow as pa
 lance_process.write_dataset(pa.table({{"a": [1]}}), Path({str(tmp_path)!r}) / "x")
-lance_process.read_dataset(Path({str(tmp_path)!r}) / "x", trusted=False)
+lance_process.read_dataset(Path({str(tmp_path)!r}) / "x", columns=["a"], max_rows=1, trusted=False)
 print(lance_process._this_process().helper.process.pid, flush=True)
 os.kill(os.getpid(), 9)
 """
