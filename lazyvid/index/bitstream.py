@@ -226,17 +226,18 @@ class _HevcReader(_NalReader):
 
 
 class _Av1Reader(BitstreamReader):
+    """AV1 has no foreign parameter sets: dav1d forgets sequence headers when flushed, and takes none from extradata.
+
+    (SVT-AV1 states one header in the container and another, with other tools, in every key packet.)
+    """
+
     def __init__(self, extradata: bytes) -> None:
         super().__init__(extradata)
         known = list(sequence_headers(extradata[4:])) if extradata[:1] == b"\x81" else list(sequence_headers(extradata))
-        self._known = frozenset(known)
         self._sequence: SequenceHeader | None = parse_sequence_header(known[0]) if known else None
 
     def is_disposable(self, payload: Payload) -> bool:
         return self._sequence is not None and frames_refresh_nothing(payload, self._sequence)
-
-    def has_foreign_parameter_sets(self, payload: Payload) -> bool:
-        return any(header not in self._known for header in sequence_headers(payload))
 
 
 class _Vp8Reader(BitstreamReader):
