@@ -38,8 +38,6 @@ class Body:
 class Backend(Protocol):
     """One kind of remote store. Every method is one try: it raises `TransientFault` or a `StoreError`."""
 
-    answered: bool
-    """Whether the server has ever answered this process."""
     explainer: Explainer
     """Turns its failures into errors."""
     parallel_copies: bool
@@ -47,6 +45,9 @@ class Backend(Protocol):
 
     def pinning(self, pin: ObjectMeta) -> Pinning:
         """How reads of this version are tied to it."""
+
+    def has_answered(self, uri: str) -> bool:
+        """Whether the object's server has ever answered this process."""
 
     async def head(self, uri: str) -> ObjectMeta:
         """What the store says of the object."""

@@ -2,7 +2,8 @@
 
 A copy is a plain file named by the hash of what it is a copy of. It appears complete or not at all, is never changed,
 and is removed by unlink only, so a reader that has opened it keeps what it has. Whatever happens to the directory
-(deleted, full, not writable, files cut short) costs time, never correctness: `open` and `read_many` then read from the store.
+(deleted, full, not writable, files cut short) costs time, never correctness: `open` and `read_many` then read from the
+store.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import re
 from collections.abc import Callable
 from functools import lru_cache
@@ -26,7 +27,7 @@ def matcher(pattern: str) -> Callable[[str], bool]:
     return lambda path: expression.fullmatch(path) is not None
 
 
-_TOKEN = re.compile(r"(?:(?<=/)|^)\*\*/|\*+|\?|\[!?\]?[^\]]*\]|.", re.DOTALL)
+_TOKEN = re.compile(r"(?:(?<=/)|^)\*\*/|\*+|\?|\[(?:!.|[^!])[^\]]*\]|.", re.DOTALL)
 
 
 def _translated(pattern: str) -> list[str]:
@@ -42,8 +43,7 @@ def _translated(pattern: str) -> list[str]:
         elif token == "?":
             pieces.append("[^/]")
         elif len(token) > 2 and token.startswith("["):
-            inner = token[1:-1].replace("\\", "\\\\").replace("[", "\\[")
-            pieces.append(f"(?!/)[{'^' + inner[1:] if inner.startswith('!') else inner}]")
+            pieces.append("(?!/)" + fnmatch.translate(token)[len("(?s:") : -len(r")\Z")])
         else:
             pieces.append(re.escape(token))
     return pieces

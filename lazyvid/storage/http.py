@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 from collections.abc import AsyncIterator, Mapping
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -13,6 +14,7 @@ from lazyvid.stats import count
 from lazyvid.storage.answers import Explainer, content_range, range_header
 from lazyvid.storage.backend import Body, Tuning
 from lazyvid.storage.filesystems import make_filesystem
+from lazyvid.storage.layout import split
 from lazyvid.storage.masking import display_uri
 from lazyvid.storage.objects import ObjectMeta, Pinning
 from lazyvid.storage.retry import TransientFault
@@ -28,7 +30,7 @@ class HttpBackend:
     parallel_copies = False  # a server that cannot send ranges can still be copied from
 
     def __init__(self, options: Mapping[str, Any], tuning: Tuning) -> None:
-        self.answered = False
+        self._answered: set[str] = set()
         given = "headers, auth or cookies in storage_options" if options else "none in storage_options"
         self.explainer = Explainer(options, credentials=f"{given}, or those in the URL itself")
         self._fs = make_filesystem("http", options)
@@ -51,13 +53,17 @@ class HttpBackend:
             )
         count(requests=1)
         async with session.request(method, self._fs.encode_url(uri), data=data, **arguments) as answer:
-            self.answered = True
+            self._answered.add(split(uri)[0])
             yield answer
 
     def _check(self, answer: Any, uri: str) -> None:
         if answer.status >= 400:
             headers = {name.lower(): value for name, value in answer.headers.items()}
             raise self.explainer.status(answer.status, uri, reason=answer.reason or "", headers=headers)
+
+    def has_answered(self, uri: str) -> bool:
+        """Whether the URL's host has."""
+        return split(uri)[0] in self._answered
 
     def pinning(self, pin: ObjectMeta) -> Pinning:
         """By a strong etag; a weak one promises no equal bytes."""
@@ -103,7 +109,7 @@ class HttpBackend:
 
     async def put(self, uri: str, data: bytes) -> ObjectMeta:
         """One PUT request, for servers and presigned URLs that take it."""
-        async with self._ask("PUT", uri, data=data) as answer:
+        async with self._ask("PUT", uri, data=io.BytesIO(data)) as answer:
             self._check(answer, uri)
             return _meta(uri, len(data), answer)
 

@@ -32,6 +32,13 @@ class TransientFault(Exception):
         self.retry_after_s = retry_after_s
 
 
+class TimeIsUp(TransientFault):
+    """The deadline was reached while a request was under way."""
+
+    def __init__(self) -> None:
+        super().__init__("no complete answer when the time was over", kind="timeout")
+
+
 class Deadline:
     """The time by which a call must end.
 
@@ -82,14 +89,17 @@ async def retrying(
         StoreUnavailableError: if the last try failed otherwise.
     """
     tries = 0
+    last: TransientFault | None = None
     while True:
         tries += 1
         try:
             return await _within(deadline, attempt)
         except TransientFault as fault:
+            if last is None or not isinstance(fault, TimeIsUp):  # which says less than the failure before it
+                last = fault
             pause = _pause_s(tries, fault)
             if _is_over(fault, tries, pause, deadline, answered()):
-                raise _gave_up(what, tries, deadline, fault) from fault.__cause__
+                raise _gave_up(what, tries, deadline, last) from last.__cause__
         count(retries=1)
         await asyncio.sleep(pause)
 
@@ -103,7 +113,7 @@ async def _within(deadline: Deadline, attempt: Callable[[], Awaitable[T]]) -> T:
             if done:
                 return task.result()
             if deadline.remaining() <= 0:
-                raise TransientFault("no complete answer when the time was over", kind="timeout")
+                raise TimeIsUp
     finally:
         if not task.done():
             task.cancel()

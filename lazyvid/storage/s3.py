@@ -71,7 +71,7 @@ class S3Backend:
     parallel_copies = True
 
     def __init__(self, options: Mapping[str, Any], tuning: Tuning) -> None:
-        self.answered = False
+        self._answered = False
         self.explainer = Explainer(options, credentials=credentials_source(options))
         self._fs = make_filesystem("s3", session_options(options, tuning))
         self._by_version = bool(options.get("version_aware"))
@@ -84,8 +84,12 @@ class S3Backend:
         count(requests=1)
         # s3fs adds the options that belong to each request: requester pays, server-side encryption keys, ...
         answer: dict[str, Any] = await function(**self._fs._get_s3_method_kwargs(function, **arguments))
-        self.answered = True
+        self._answered = True
         return answer
+
+    def has_answered(self, uri: str) -> bool:  # noqa: ARG002
+        """Whether the endpoint has; all buckets of these options lie behind it."""
+        return self._answered
 
     def pinning(self, pin: ObjectMeta) -> Pinning:
         """By etag; by version id where the options ask for versions (it takes a right of its own to read them)."""
@@ -179,7 +183,7 @@ class S3Backend:
         from botocore import exceptions as boto
 
         if isinstance(error, boto.ClientError):
-            self.answered = True
+            self._answered = True
             return self._client_error(error, uri)
         text = self.explainer.text(error)
         no_credentials = (

@@ -364,7 +364,8 @@ class ObjectStore:
                 return S3Backend(options, self._tuning)
             return HttpBackend(options, self._tuning) if name == "http" else FsspecBackend(name, options, self._tuning)
 
-        return process_io().handle((name, frozen(options), self._tuning), make)
+        key = (name, frozen(options), self._tuning.max_concurrency, self._tuning.stall_s)
+        return process_io().handle(key, make)
 
     def _run(self, work: Coroutine[Any, Any, T], *, total: bool = True) -> T:
         limit = self._tuning.deadline_s + _GRACE_S if total else None

@@ -50,7 +50,7 @@ async def attempt(
             raise backend.classify(error, uri) from explainer.cause(error)
 
     what = f"Cannot {action} {display_uri(uri)}"
-    return await retrying(once, what=what, deadline=deadline, answered=lambda: backend.answered)
+    return await retrying(once, what=what, deadline=deadline, answered=lambda: backend.has_answered(uri))
 
 
 async def together(work: Sequence[Callable[[], Coroutine[Any, Any, T]]], *, at_most: int) -> list[T]:
@@ -150,7 +150,10 @@ class _Transfer:
                 f"{display_uri(self.uri)} cannot be read in parts: the server ignores the Range header and sends the "
                 'whole object. Copy it first: fetch="file".'
             )
-        raise TransientFault(f"bytes from {body.start} instead of {self.at}", kind="short")
+        wanted = f"{self.at} to {self.stop}" if self.stop is not None else f"{self.at} on"
+        raise TransientFault(
+            f"asked for bytes {wanted}, answered with {body.length} bytes from {body.start}", kind="short"
+        )
 
 
 async def head(backend: Backend, uri: str, *, deadline: Deadline) -> ObjectMeta:

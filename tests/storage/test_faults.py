@@ -1,0 +1,275 @@
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lazyvid.errors import (
+    AccessDeniedError,
+    ObjectChangedError,
+    ShortReadError,
+    StoreError,
+    StoreTimeoutError,
+    StoreUnavailableError,
+)
+from lazyvid.stats import read_stats
+from lazyvid.storage import ObjectStore
+from lazyvid.testing import Fault, FaultServer
+
+DATA = bytes(i * 31 % 251 for i in range(200_000))
+LONG_S = 60.0  # for what must work: a machine under load takes seconds to make an S3 client
+SHORT_S = 1.5  # for what must end in an error
+STALL_S = 0.5
+GRACE_S = 20.0
+
+Make = Callable[..., tuple[ObjectStore, str]]
+
+
+@pytest.fixture(params=["s3", "http"])
+def make(request: pytest.FixtureRequest, fault_server: FaultServer) -> Make:
+    """A store on the fault server with one object, reached by S3 and by HTTP, with its connection made."""
+    fault_server.objects["v.mp4"] = DATA
+    is_http = request.param == "http"
+    options = None if is_http else fault_server.storage_options
+    uri = fault_server.url("v.mp4") if is_http else fault_server.s3_url("v.mp4")
+
+    def made(*, deadline_s: float, stall_s: float = STALL_S) -> tuple[ObjectStore, str]:
+        ObjectStore(storage_options=options, deadline_s=LONG_S, stall_s=stall_s).head(uri)
+        return ObjectStore(storage_options=options, deadline_s=deadline_s, stall_s=stall_s), uri
+
+    return made
+
+
+@pytest.fixture
+def target(make: Make) -> tuple[ObjectStore, str]:
+    return make(deadline_s=LONG_S)
+
+
+PASSING = [
+    [Fault.status(503)],
+    [Fault.status(500), Fault.status(502), Fault.status(504)],
+    [Fault.status(429, retry_after=0.3)],
+    ["reset"],
+    ["reset_mid_body"],
+    ["close_mid_body"],
+    ["stall_mid_body"],
+    ["stall"],
+    ["mute"],
+    ["short_body"],
+    ["wrong_range"],
+    ["reset", "close_mid_body", "stall_mid_body"],
+]
+
+
+@pytest.mark.parametrize("plan", PASSING, ids=str)
+def test_faults_that_pass_are_survived(
+    target: tuple[ObjectStore, str], fault_server: FaultServer, plan: list[Any]
+) -> None:
+    store, uri = target
+    pin = store.head(uri)
+    fault_server.script(plan)
+    before = read_stats()
+    assert store.read_ranges(uri, [(1000, 150_000)], pin=pin) == [DATA[1000:150_000]]
+    # aiohttp itself opens another connection when one that it had kept was reset
+    assert (read_stats() - before).retries >= len(plan) - plan.count("reset")
+    assert len(fault_server.requests) >= len(plan) + 1
+    assert {request.if_match for request in fault_server.requests} == {pin.etag}
+
+
+@pytest.mark.parametrize("plan", [p for p in PASSING if p not in (["short_body"], ["wrong_range"])], ids=str)
+def test_whole_reads_and_copies_survive_them_too(
+    target: tuple[ObjectStore, str], fault_server: FaultServer, plan: list[Any], tmp_path: Path
+) -> None:
+    store, uri = target
+    fault_server.script(plan)
+    assert store.read(uri) == DATA
+    fault_server.script(plan, method="GET")
+    assert store.download(uri, tmp_path / "copy").size == len(DATA)
+    assert (tmp_path / "copy").read_bytes() == DATA
+
+
+def test_what_has_arrived_is_not_asked_for_again(target: tuple[ObjectStore, str], fault_server: FaultServer) -> None:
+    store, uri = target
+    fault_server.script(["close_mid_body"])
+    assert store.read_ranges(uri, [(0, 100_000)]) == [DATA[:100_000]]
+    first, second = fault_server.requests
+    assert first.range == "bytes=0-99999"
+    assert second.range == "bytes=50000-99999"
+    assert second.if_match is not None  # two halves of one version
+
+
+@pytest.mark.parametrize(
+    ("fault", "error"),
+    [
+        (Fault.status(503), StoreUnavailableError),
+        ("reset", StoreUnavailableError),
+        ("mute", StoreTimeoutError),
+        ("stall", StoreTimeoutError),
+        ("stall_mid_body", StoreTimeoutError),
+        ("short_body", ShortReadError),
+        ("wrong_range", ShortReadError),
+    ],
+    ids=str,
+)
+def test_faults_that_stay_end_in_a_named_error(
+    make: Make, fault_server: FaultServer, fault: Any, error: type[StoreError]
+) -> None:
+    store, uri = make(deadline_s=SHORT_S)
+    fault_server.script(default=fault)
+    started = time.monotonic()
+    with pytest.raises(error, match=r"v\.mp4.* tries in .* s .*Last: "):
+        store.read_ranges(uri, [(10, 11)])
+    assert time.monotonic() - started < SHORT_S + GRACE_S
+
+
+def test_every_call_ends(make: Make, fault_server: FaultServer, tmp_path: Path) -> None:
+    store, uri = make(deadline_s=SHORT_S)
+    fault_server.script(default="mute")
+    calls: list[Callable[[], object]] = [
+        lambda: store.head(uri),
+        lambda: store.read(uri),
+        lambda: store.download(uri, tmp_path / "x"),
+    ]
+    for call in calls:
+        started = time.monotonic()
+        with pytest.raises(StoreTimeoutError):
+            call()
+        assert time.monotonic() - started < SHORT_S + GRACE_S
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_slow_body_that_moves_is_let_be(make: Make, fault_server: FaultServer, tmp_path: Path) -> None:
+    store, uri = make(deadline_s=0.7, stall_s=0.6)
+    fault_server.objects["v.mp4"] = DATA[:30_000]
+    fault_server.script(default=Fault.slow(0.05))
+    started = time.monotonic()
+    store.download(uri, tmp_path / "copy")  # has no total
+    assert time.monotonic() - started > 1.0
+    assert (tmp_path / "copy").read_bytes() == DATA[:30_000]
+    with pytest.raises(StoreTimeoutError):  # has one
+        store.read_ranges(uri, [(0, 30_000)])
+
+
+def test_retry_after_is_honoured(target: tuple[ObjectStore, str], fault_server: FaultServer) -> None:
+    store, uri = target
+    fault_server.script([Fault.status(503, retry_after=1.2)])
+    started = time.monotonic()
+    store.read_ranges(uri, [(0, 1)])
+    assert time.monotonic() - started >= 1.2
+    fault_server.script(default=Fault.status(503, retry_after=3600))
+    with pytest.raises(StoreUnavailableError, match="1 try"):
+        store.read_ranges(uri, [(0, 1)])
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_denied_is_said_at_once(target: tuple[ObjectStore, str], fault_server: FaultServer, status: int) -> None:
+    store, uri = target
+    fault_server.script(default=Fault.status(status))
+    with pytest.raises(AccessDeniedError, match=r"v\.mp4"):
+        store.read_ranges(uri, [(0, 1)])
+    assert len(fault_server.requests) == 1
+
+
+def test_a_replaced_object_is_noticed_by_its_etag(target: tuple[ObjectStore, str], fault_server: FaultServer) -> None:
+    store, uri = target
+    pin = store.head(uri)
+    assert pin.etag is not None
+    fault_server.objects["v.mp4"] = DATA[::-1]
+    with pytest.raises(ObjectChangedError, match="etag") as caught:
+        store.read_ranges(uri, [(0, 1)], pin=pin)
+    assert pin.etag in str(caught.value)
+    assert store.head(uri).etag in str(caught.value)
+
+
+def test_an_object_replaced_between_two_parts_is_noticed(
+    target: tuple[ObjectStore, str], fault_server: FaultServer
+) -> None:
+    store, uri = target
+    fault_server.script(["close_mid_body", "wrong_etag"], method="GET")
+    with pytest.raises(ObjectChangedError):
+        store.read_ranges(uri, [(0, 100_000)])
+
+
+def test_a_server_without_ranges_can_be_copied_from(fault_server: FaultServer, tmp_path: Path) -> None:
+    fault_server.objects["v.mp4"] = DATA
+    store, uri = ObjectStore(), fault_server.url("v.mp4")
+    fault_server.script(default="ignore_range")
+    with pytest.raises(StoreError, match='fetch="file"'):
+        store.read_ranges(uri, [(5, 10)])
+    assert store.read_ranges(uri, [(0, len(DATA))]) == [DATA]
+    assert store.read(uri) == DATA
+    fault_server.script(["close_mid_body"], default="ignore_range")
+    store.download(uri, tmp_path / "copy")  # cut once: it starts over
+    assert (tmp_path / "copy").read_bytes() == DATA
+
+
+def test_a_dead_server_is_given_up_soon() -> None:
+    for store, uri in (
+        (ObjectStore(), "http://127.0.0.1:9/v.mp4"),
+        (
+            ObjectStore(storage_options={"key": "a", "secret": "b", "endpoint_url": "http://127.0.0.1:9"}),
+            "s3://b/v.mp4",
+        ),
+    ):
+        started = time.monotonic()
+        with pytest.raises(StoreUnavailableError, match="5 tries"):
+            store.head(uri)
+        assert time.monotonic() - started < 20
+
+
+def test_a_server_that_comes_back_is_found(fault_server: FaultServer) -> None:
+    fault_server.objects["v.mp4"] = DATA
+    store = ObjectStore(deadline_s=30.0, stall_s=STALL_S)
+    uri = fault_server.url("v.mp4")
+    store.head(uri)
+    fault_server.script([Fault.status(503)] * 4)
+    assert store.read_ranges(uri, [(0, 9)]) == [DATA[:9]]
+
+
+def test_one_failure_cancels_the_rest(fault_server: FaultServer) -> None:
+    fault_server.objects["v.mp4"] = bytes(40_000_000)
+    store = ObjectStore(max_concurrency=2, max_gap=0, deadline_s=30.0)
+    fault_server.script([Fault.status(403)])
+    with pytest.raises(AccessDeniedError):
+        store.read_ranges(fault_server.url("v.mp4"), [(i * 1_000_000, i * 1_000_000 + 10) for i in range(40)])
+    assert len(fault_server.requests) <= 4
+
+
+def test_no_more_requests_are_in_flight_than_allowed(fault_server: FaultServer) -> None:
+    fault_server.objects["v.mp4"] = bytes(1_000_000)
+    store = ObjectStore(max_concurrency=3, max_gap=0, deadline_s=30.0)
+    fault_server.script(default=Fault("stall", seconds=0.2))
+    started = time.monotonic()
+    store.read_ranges(fault_server.url("v.mp4"), [(i * 10_000, i * 10_000 + 10) for i in range(9)])
+    assert time.monotonic() - started >= 3 * 0.2  # nine of 0.2 s, three at a time
+
+
+def test_threads_share_a_store(target: tuple[ObjectStore, str], fault_server: FaultServer) -> None:
+    store, uri = target
+    fault_server.script([Fault.status(503), "reset"] * 4)
+    answers: list[bytes] = []
+    threads = [
+        threading.Thread(target=lambda i=i: answers.extend(store.read_ranges(uri, [(i, 1000 + i)]))) for i in range(12)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(answers) == sorted(DATA[i : 1000 + i] for i in range(12))
+
+
+def test_errors_of_a_presigned_url_hide_its_signature(fault_server: FaultServer) -> None:
+    store = ObjectStore(deadline_s=SHORT_S, stall_s=STALL_S)
+    uri = fault_server.url("v.mp4") + "?X-Amz-Signature=SECRETSIGNATURE"
+    for default in (Fault.status(403), Fault.status(503), "reset", "mute", "ok"):
+        fault_server.script(default=default)
+        with pytest.raises(StoreError) as caught:
+            store.read(uri)
+        at: BaseException | None = caught.value
+        while at is not None:
+            assert "SECRETSIGNATURE" not in str(at)
+            at = at.__cause__
