@@ -9,6 +9,8 @@ _SEQUENCE_HEADER, _TEMPORAL_DELIMITER, _FRAME_HEADER, _TILE_GROUP, _METADATA, _F
 _REDUNDANT_FRAME_HEADER, _TILE_LIST, _PADDING = 7, 8, 15
 _KEY_FRAME, _INTRA_ONLY, _SWITCH_FRAME = 0, 2, 3
 _SELECT = 2
+_LONGEST_REST = 2 + 2 + 16 + 1 + 8 + 3 + 1 + 8
+"""Bits of a frame header from error_resilient_mode to refresh_frame_flags, at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,8 +19,8 @@ class SequenceHeader:
 
     reduced_still_picture: bool = False
     decoder_model_info: bool = False
-    equal_picture_interval: bool = False
-    presentation_time_bits: int = 0
+    frame_time_bits: int = 0
+    """Bits of the presentation time in each shown frame; 0 when there is none."""
     frame_id_bits: int = 0
     """0 when frames carry no number."""
     order_hint_bits: int = 0
@@ -94,7 +96,7 @@ def frames_refresh_nothing(payload: bytes | memoryview, sequence: SequenceHeader
     for kind, start, stop in units(payload):
         consumed = stop
         if kind in (_FRAME, _FRAME_HEADER):
-            if _refresh_flags(bytes(payload[start : min(stop, start + 32)]), sequence) != 0:
+            if _refresh_flags(bytes(payload[start : min(stop, start + 16)]), sequence) != 0:
                 return False
             frames += 1
         elif kind not in (_TEMPORAL_DELIMITER, _TILE_GROUP, _METADATA, _REDUNDANT_FRAME_HEADER, _PADDING):
@@ -104,30 +106,33 @@ def frames_refresh_nothing(payload: bytes | memoryview, sequence: SequenceHeader
 
 def _refresh_flags(header: bytes, sequence: SequenceHeader) -> int:
     """refresh_frame_flags of a frame header; 255 where they are not known."""
-    bits = _Bits(header)
-    if sequence.reduced_still_picture or bits.take(1):
+    value, last = (
+        int.from_bytes(header, "big"),
+        8 * len(header) - 1,
+    )  # bit i of the header is bit `last - i` of the value
+    if last < 7 or sequence.reduced_still_picture or value >> last & 1:
         return 255  # a shown existing frame may be a key frame, which refreshes all
-    frame_type, show_frame = bits.take(2), bits.take(1)
-    if show_frame and sequence.decoder_model_info and not sequence.equal_picture_interval:
-        bits.take(sequence.presentation_time_bits)
-    if not show_frame:
-        bits.take(1)  # showable_frame
+    frame_type, show_frame = value >> last - 2 & 3, value >> last - 3 & 1
     if frame_type == _SWITCH_FRAME or (frame_type == _KEY_FRAME and show_frame):
         return 255
-    error_resilient = bits.take(1)
-    bits.take(1)  # disable_cdf_update
-    screen_content = bits.take(1) if sequence.screen_content_tools == _SELECT else sequence.screen_content_tools
+    at = 4 + (sequence.frame_time_bits if show_frame else 1)  # the one is showable_frame
+    if at + _LONGEST_REST > last:
+        return 255
+    error_resilient = value >> last - at & 1
+    at += 2  # and disable_cdf_update
+    screen_content = sequence.screen_content_tools
+    if screen_content == _SELECT:
+        screen_content, at = value >> last - at & 1, at + 1
     if screen_content and sequence.integer_mv == _SELECT:
-        bits.take(1)
-    bits.take(sequence.frame_id_bits)
-    bits.take(1)  # frame_size_override_flag
-    bits.take(sequence.order_hint_bits)
-    if frame_type not in (_KEY_FRAME, _INTRA_ONLY) and not error_resilient:
-        bits.take(3)  # primary_ref_frame
-    if sequence.decoder_model_info and bits.take(1):
-        return 255  # buffer removal times of each operating point follow
-    flags = bits.take(8)
-    return 255 if bits.exhausted else flags
+        at += 1
+    at += sequence.frame_id_bits + 1 + sequence.order_hint_bits  # the one is frame_size_override_flag
+    if frame_type != _KEY_FRAME and frame_type != _INTRA_ONLY and not error_resilient:
+        at += 3  # primary_ref_frame
+    if sequence.decoder_model_info:
+        if value >> last - at & 1:
+            return 255  # buffer removal times of each operating point follow
+        at += 1
+    return value >> last - at - 7 & 255
 
 
 def parse_sequence_header(data: bytes) -> SequenceHeader | None:
@@ -172,8 +177,7 @@ def parse_sequence_header(data: bytes) -> SequenceHeader | None:
         return None
     return SequenceHeader(
         decoder_model_info=model,
-        equal_picture_interval=equal_interval,
-        presentation_time_bits=presentation_bits,
+        frame_time_bits=0 if equal_interval else presentation_bits,
         frame_id_bits=frame_id_bits,
         order_hint_bits=order_hint_bits,
         screen_content_tools=screen_content,
