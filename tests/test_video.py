@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import pickle
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
@@ -325,6 +326,17 @@ def test_append_shifts_each_video_to_where_the_last_one_ends(parts: list[LazyVid
     assert joined.uri == parts[0].uri
     assert numbers(joined.slice(0.295, 0.395).frames) == [9, 10, 11]
     assert numbers(joined.get_frames_at([34, 0, 10, 29, 30]).frames) == [34, 0, 10, 29, 30]
+
+
+def test_a_joined_video_can_be_saved_and_moved(parts: list[LazyVideo], tmp_path: Path) -> None:
+    joined = LazyVideo.concat(parts, timestamps="append")
+    joined.frame_index.save(joined.uri)
+    shutil.copytree(tmp_path, moved := tmp_path / "moved", ignore=shutil.ignore_patterns("moved"))
+    for part in parts:
+        Path(part.uri).unlink()
+    again = LazyVideo(moved / "part0.mp4", on_missing_index="raise")
+    assert [read_frame_number(frame) for frame in again] == list(range(35))
+    assert again.timestamps.tolist() == joined.timestamps.tolist()
 
 
 def test_keep_wants_increasing_times(parts: list[LazyVideo]) -> None:

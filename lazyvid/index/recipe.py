@@ -13,6 +13,7 @@ from lazyvid.frames import Limits
 from lazyvid.index import local
 from lazyvid.index.frame_index import FrameIndex
 from lazyvid.index.opening import OpenedIndex, restore_index
+from lazyvid.index.placing import portable
 from lazyvid.storage import ObjectMeta, ObjectStore
 
 
@@ -72,9 +73,8 @@ class IndexRecipe:
         mapped = local.load(self.content_hash)
         if mapped is not None:
             return mapped
-        indexes = []
-        for part in self.parts:
-            index = restore_index(
+        indexes = [
+            restore_index(
                 part.uri,
                 part.content_hash,
                 store=part.store,
@@ -83,8 +83,10 @@ class IndexRecipe:
                 stream=part.stream,
                 limits=limits,
             )
-            indexes.append(index.shifted(part.shift) if part.shift else index)
-        joined = FrameIndex.join(indexes)
+            for part in self.parts
+        ]
+        pins, shifts = [part.pins for part in self.parts], [part.shift for part in self.parts]
+        joined = _joined(indexes, pins, shifts, uri=self.parts[0].uri)
         local.publish(joined)
         return joined
 
@@ -109,11 +111,21 @@ class IndexRecipe:
         cls, recipes: Sequence[IndexRecipe], indexes: Sequence[FrameIndex], shifts: Sequence[float]
     ) -> tuple[IndexRecipe, FrameIndex]:
         """The recipe and the index of several videos, one after the other, each shifted in time."""
-        moved = [index.shifted(s) if s else index for index, s in zip(indexes, shifts, strict=True)]
-        index = FrameIndex.join(moved)
+        index = _joined(indexes, [recipe.pins for recipe in recipes], shifts, uri=recipes[0].parts[0].uri)
         parts = tuple(
             replace(part, shift=part.shift + shift)
             for recipe, shift in zip(recipes, shifts, strict=True)
             for part in recipe.parts
         )
         return cls(parts, local.publish(index)), index
+
+
+def _joined(
+    indexes: Sequence[FrameIndex], pins: Sequence[Sequence[ObjectMeta]], shifts: Sequence[float], *, uri: str
+) -> FrameIndex:
+    """Indexes one after the other, each shifted in time, their files named from the first video at `uri`."""
+    moved = [
+        index.with_source_uris([pin.uri for pin in own_pins]).shifted(shift)
+        for index, own_pins, shift in zip(indexes, pins, shifts, strict=True)
+    ]
+    return portable(FrameIndex.join(moved), uri)
