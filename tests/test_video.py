@@ -538,6 +538,14 @@ def test_the_torchcodec_backend_gives_the_same_frames(corpus: VideoCorpus, name:
         LazyVideo(corpus[name], backend="torchcodec", colorspace="G")
 
 
+@pytest.mark.parametrize("stream", [0, 1])
+def test_the_torchcodec_backend_reads_the_stream_asked_for(corpus: VideoCorpus, stream: int) -> None:
+    pytest.importorskip("torchcodec.decoders", exc_type=(ImportError, RuntimeError))
+    video = LazyVideo(corpus["two_videos"], stream=stream)
+    second = LazyVideo(corpus["two_videos"], stream=stream, backend="torchcodec")
+    assert torch.equal(second.get_frames_at([0, 9]).frames, video.get_frames_at([0, 9]).frames)
+
+
 # -- the call that users of LeRobot know ------------------------------------------------------------------------------
 
 

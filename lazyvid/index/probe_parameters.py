@@ -43,6 +43,7 @@ class CodecParameters:
     color_trc: int
     colorspace: int
     sample_aspect_ratio: Fraction
+    stream_index: int
 
 
 def codec_parameters(stream: VideoStream, *, uri: str, limits: Limits) -> CodecParameters:
@@ -70,6 +71,7 @@ def codec_parameters(stream: VideoStream, *, uri: str, limits: Limits) -> CodecP
         color_trc=int(context.color_trc),
         colorspace=int(context.colorspace),
         sample_aspect_ratio=stream.sample_aspect_ratio or Fraction(1),
+        stream_index=stream.index,
     )
 
 
