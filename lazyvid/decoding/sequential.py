@@ -6,6 +6,7 @@ opening of the container.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -21,12 +22,16 @@ from lazyvid.storage import ObjectMeta, ObjectStore, display_uri
 if TYPE_CHECKING:
     from lazyvid.frames import Limits
 
-Look = Callable[[int, VideoFrame], None]
+Picture = VideoFrame
+"""A decoded picture, as FFmpeg gives it."""
+Look = Callable[[int, Picture], None]
 """Is given each picture and its number, from 0, in the order in which they are shown."""
 
 
-def decode_file(store: ObjectStore, meta: ObjectMeta, source: Source, *, limits: Limits, look: Look) -> None:
-    """Decode one video stream of a file from its start to its end, in memory that does not grow with the file.
+def decode_file(
+    store: ObjectStore, meta: ObjectMeta, source: Source, *, limits: Limits, look: Look, stop: int | None = None
+) -> None:
+    """Decode one video stream of a file from its start, in memory that does not grow with the file.
 
     FFmpeg is given a file object and the format that the source names, never a path, a URL or a guess.
 
@@ -36,6 +41,7 @@ def decode_file(store: ObjectStore, meta: ObjectMeta, source: Source, *, limits:
         source: Its container and stream.
         limits: FFmpeg refuses pictures with more pixels.
         look: Called with each picture, in another thread than the caller's, one after the other.
+        stop: How many pictures to decode; None is all.
 
     Raises:
         VideoError: if FFmpeg fails; what came before was looked at.
@@ -51,13 +57,13 @@ def decode_file(store: ObjectStore, meta: ObjectMeta, source: Source, *, limits:
             if source.codec == "h264":
                 # Else FFmpeg drops pictures of streams that do not state how far they are reordered.
                 stream.codec_context.options = {"strict": "1"}
-            for number, picture in enumerate(container.decode(stream)):
+            for number, picture in enumerate(itertools.islice(container.decode(stream), stop)):
                 look(number, picture)
 
     run_with_file(WindowedBytes(store, meta), work)
 
 
-def rgb_pixels(picture: VideoFrame, source: Source) -> npt.NDArray[np.uint8]:
+def rgb_pixels(picture: Picture, source: Source) -> npt.NDArray[np.uint8]:
     """A decoded picture as it is shown: uint8 [H, W, 3], RGB, turned upright."""
     pixels = picture.to_ndarray(format="rgb24").astype(np.uint8, copy=False)
     if source.hflip:

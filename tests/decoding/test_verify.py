@@ -17,7 +17,7 @@ from lazyvid.index.frame_index import PacketTable, Segment
 from lazyvid.storage import ObjectStore
 from lazyvid.testing import S3Server, VideoCorpus, flip_bit, truncate
 
-# One file for each way of reaching packets, of leaving some out, and of turning pictures; all with B-frames or hidden packets.
+# One file for each way of reaching packets, of leaving some out, and of turning pictures.
 TELLING = (
     "h264_closed",
     "h264_edit_list",

@@ -1,0 +1,58 @@
+"""The command `lazyvid`: what the package does, without writing a program. On top of everything else.
+
+One file a command; `console` says how results and errors look, `options` what all commands that read a store share.
+"""
+
+from __future__ import annotations
+
+from importlib import metadata
+from typing import Annotated
+
+import typer
+
+from lazyvid.cli.console import ReportingGroup, stdout
+from lazyvid.cli.demo import demo
+from lazyvid.cli.frames import frames
+from lazyvid.cli.index import index
+from lazyvid.cli.info import info
+from lazyvid.cli.options import Debug
+from lazyvid.cli.verify import verify
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="lazyvid",
+    cls=ReportingGroup,
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    # A traceback must never show a local variable: some hold credentials.
+    pretty_exceptions_show_locals=False,
+)
+app.command()(index)
+app.command()(info)
+app.command()(frames)
+app.command()(verify)
+app.command()(demo)
+
+
+def _show_version(value: bool) -> None:  # noqa: FBT001 - the signature that typer calls
+    if value:
+        stdout().print(f"lazyvid {metadata.version('lazyvid')}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and end.")
+    ] = False,
+    debug: Debug = False,
+) -> None:
+    """Exact frames of videos in folders and buckets, reading just the bytes that they need."""
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
