@@ -60,6 +60,14 @@ class BitstreamReader:
         """Whether one picture may take two packets, a field each, by what the extradata say."""
         return False
 
+    def is_clean_start(self, payload: Payload) -> bool:
+        """Whether this key packet's own picture comes out when decoding starts here; False when in doubt.
+
+        H.264 marks recovery points as keys too: from some, the first pictures never come out (intra-refresh).
+        """
+        del payload
+        return True
+
 
 class _NalReader(BitstreamReader):
     """H.264 and HEVC: packets are NAL units, each behind its length (extradata is a record) or a start code."""
@@ -144,6 +152,10 @@ class _H264Reader(_NalReader):
             elif kind not in self._harmless:
                 return False
         return pictures > 0
+
+    def is_clean_start(self, payload: Payload) -> bool:
+        kinds = (payload[start] & 31 for start, _ in self.units(payload))
+        return next((kind for kind in kinds if 1 <= kind <= 5), 0) == 5
 
     def may_split_pictures(self) -> bool:
         return any(allows_fields(unit) for unit in self._known if unit and unit[0] & 31 == 7)

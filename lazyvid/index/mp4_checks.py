@@ -35,6 +35,8 @@ class Track:
 
     track_id: int
     is_video: bool
+    samples: int
+    """Samples that its table claims; those of fragments are not among them."""
     matrix: tuple[int, ...]
     """Its transformation, as `IDENTITY_MATRIX`."""
 
@@ -144,17 +146,18 @@ def _read_track(boxes: _Boxes, trak: Box, limits: Limits) -> Track:
     handler = boxes.payload(boxes.find(trak, b"mdia", b"hdlr"))[8:12]
     _check_edits(boxes, boxes.find(trak, b"edts", b"elst"))
     media = boxes.find(trak, b"mdia", b"minf")
-    samples = boxes.find(media, b"stbl") if media else None
-    tables = {box.kind: box for box in boxes.children(samples)} if samples else {}
+    sample_table = boxes.find(media, b"stbl") if media else None
+    tables = {box.kind: box for box in boxes.children(sample_table)} if sample_table else {}
     for box in tables.values():
         _check_table(boxes, box)
-    _check_sample_counts(boxes, tables, handler, limits)
+    samples = _check_sample_counts(boxes, tables, handler, limits)
     if handler == b"vide":
         _check_picture_sizes(boxes, tables.get(b"stsd"), limits)
         _check_data_references(boxes, boxes.find(media, b"dinf", b"dref") if media else None)
     return Track(
         track_id=boxes.number(header, 20 if boxes.payload(header)[:1] == b"\x01" else 12),
         is_video=handler == b"vide",
+        samples=samples,
         matrix=_matrix(boxes, header, 40),
     )
 
@@ -174,15 +177,19 @@ def _check_edits(boxes: _Boxes, edits: Box | None) -> None:
         boxes.check_room(edits, count=boxes.number(edits, 4), entry=entry, room=room)
 
 
-def _check_sample_counts(boxes: _Boxes, tables: dict[bytes, Box], handler: bytes, limits: Limits) -> None:
-    """Raise where expanding the tables would allocate more than the limits allow: one run of 8 bytes may claim 2^32."""
+def _check_sample_counts(boxes: _Boxes, tables: dict[bytes, Box], handler: bytes, limits: Limits) -> int:
+    """The number of samples, once expanding the tables is known to allocate no more than the limits allow.
+
+    One run of 8 bytes may claim 2^32 samples.
+    """
     durations, offsets = (_runs(boxes.payload(tables.get(kind))) for kind in (b"stts", b"ctts"))
-    if handler == b"soun" and len(durations) == 1 and durations[0, 1] == 1:
-        return  # FFmpeg keeps uncompressed audio by chunks, whatever the number of its samples
     sizes = boxes.number(tables.get(b"stsz") or tables.get(b"stz2"), 8)
+    if handler == b"soun" and len(durations) == 1 and durations[0, 1] == 1:
+        return sizes  # FFmpeg keeps uncompressed audio by chunks, whatever the number of its samples
     claimed = max(int(durations[:, 0].sum()), int(offsets[:, 0].sum()), sizes)
     allowed = limits.frames if handler == b"vide" else max(limits.frames, _LEAST_AUDIO_SAMPLES)
     _check_count(claimed, allowed, boxes.uri)
+    return sizes
 
 
 def _runs(table: bytes) -> npt.NDArray[np.int64]:

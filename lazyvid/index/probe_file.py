@@ -12,7 +12,7 @@ import numpy.typing as npt
 from lazyvid.errors import NoVideoStreamError
 from lazyvid.index.frame_index import Source
 from lazyvid.index.probe_demux import PacketRows, open_container
-from lazyvid.index.probe_emerging import doubtful_packets, emerging
+from lazyvid.index.probe_emerging import is_doubtful, silent_packets
 from lazyvid.index.sparse import BytesFile, ByteSource, WindowedBytes, run_with_file
 from lazyvid.storage import display_uri
 
@@ -97,6 +97,8 @@ def hide_silent(
     shown: npt.NDArray[np.bool_],
     source: Source,
     payloads: Callable[[int], Iterable[bytes]],
+    *,
+    first_key_payload: bytes,
 ) -> npt.NDArray[np.bool_]:
     """Find the packets that give no picture of their own, in the rare files that may have such.
 
@@ -106,17 +108,14 @@ def hide_silent(
         shown: bool [N], those that are to be shown.
         source: Their codec parameters.
         payloads: The payloads of the first n packets, in decode order.
+        first_key_payload: Of the first key packet.
 
     Returns:
         `shown` without them, bool [N].
     """
-    count = doubtful_packets(rows, shown, source)
-    if not count:
+    if not is_doubtful(rows, shown, source, first_key_payload):
         return shown
-    came_out = emerging(payloads(count), source, limits=file.limits)
-    gave_picture = np.ones(len(rows), np.bool_)
-    gave_picture[:count] = [number in came_out for number in range(count)]
-    first_key = rows.key.index(True) if True in rows.key else len(rows)
-    if any(number < first_key for number in came_out):
+    silent, before_key = silent_packets(rows, payloads, source, limits=file.limits)
+    if before_key and len(rows):
         rows.key[0] = True  # nothing comes before it: whatever can be decoded here can be decoded from here
-    return shown & gave_picture
+    return shown & ~silent

@@ -43,17 +43,23 @@ def index_mp4(file: VideoFile, scan: HeaderScan, *, full: bool) -> FrameIndex:
     """
     movie = check_headers(scan, limits=file.limits)
     rows, track_id = file.with_container(scan.bytes, partial(_table, file), table_only=True)
-    _check_complete(file, rows)
+    track = next((track for track in movie.tracks if track.track_id == track_id), None)
+    _check_complete(file, rows, claimed=track.samples if track else 0)
     _fetch_first_packets(file, scan, rows)
     parameters = file.with_container(scan.bytes, partial(_parameters, file))
-    matrix = next((track.matrix for track in movie.tracks if track.track_id == track_id), IDENTITY_MATRIX)
-    rotation, hflip = orientation(product(matrix, movie.matrix))
+    rotation, hflip = orientation(product(track.matrix if track else IDENTITY_MATRIX, movie.matrix))
     first = file.source(parameters, rows, rotation=rotation, hflip=hflip)
     sources, source_idx = _split_sources(file, scan, rows, first)
     # A VP8 packet may hold a picture that is never shown, and only its payload says so.
     facts = _read_payloads(file, rows, sources, source_idx) if full or first.codec == "vp8" else None
+    first_key = rows.key.index(True) if True in rows.key else 0
     shown = hide_silent(
-        file, rows, shown_packets(rows, facts), first, lambda count: _payloads(file.payloads(), rows, count)
+        file,
+        rows,
+        shown_packets(rows, facts),
+        first,
+        lambda count: _payloads(file.payloads(), rows, count),
+        first_key_payload=scan.bytes.read(rows.offset[first_key], rows.offset[first_key] + rows.size[first_key]),
     )
     return assemble(
         rows,
@@ -78,7 +84,7 @@ def _parameters(file: VideoFile, container: InputContainer) -> CodecParameters:
     return codec_parameters(stream, uri=file.uri, limits=file.limits)
 
 
-def _check_complete(file: VideoFile, rows: PacketRows) -> None:
+def _check_complete(file: VideoFile, rows: PacketRows, *, claimed: int) -> None:
     """Raise unless every packet that the headers promise lies inside the file."""
     within = min(rows.within_file, len(rows))
     if within < rows.promised:
@@ -86,6 +92,11 @@ def _check_complete(file: VideoFile, rows: PacketRows) -> None:
             f"Expected the {rows.promised} frames that the headers of {file.uri} promise, its {file.meta.size} bytes "
             f"end before that: it has {within} of {rows.promised} frames. Copy it again, or finish the recording with "
             "`lazyvid recover`."
+        )
+    if claimed and not len(rows):
+        raise CorruptVideoError(
+            f"Expected the {claimed} frames that the headers of {file.uri} claim, FFmpeg finds none: their sizes or "
+            "places make no sense. The file's headers are damaged; make it anew or restore it."
         )
     check_any_packets(file, rows)
 

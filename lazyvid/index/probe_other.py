@@ -42,6 +42,7 @@ class _Found:
     parameters: CodecParameters
     offsets: list[int] | None
     """First byte of each payload; None where payloads do not lie in the file as they are."""
+    first_key_payload: bytes
     matrix: Sequence[int]
 
 
@@ -63,7 +64,8 @@ def index_other(file: VideoFile) -> FrameIndex:
         table, time_base = file.with_container(payloads, partial(_count, file))
         if not _times_agree(found.rows.column("pts")[shown], table):
             return _counted(source, table, time_base)
-    shown = hide_silent(file, found.rows, shown, source, partial(_first_payloads, file, payloads))
+    first_payloads = partial(_first_payloads, file, payloads)
+    shown = hide_silent(file, found.rows, shown, source, first_payloads, first_key_payload=found.first_key_payload)
     return assemble(
         found.rows,
         sources=[source if found.offsets is not None else replace(source, addressing="container")],
@@ -80,19 +82,22 @@ def _look_at_all(file: VideoFile, payloads: ByteSource, container: InputContaine
     parameters = codec_parameters(stream, uri=file.uri, limits=file.limits)
     reader, facts = PayloadReader(parameters.codec, parameters.extradata, uri=file.uri), PayloadFacts()
     locator = PayloadLocator(payloads) if file.container in _CONTIGUOUS else None
-    matrix: Sequence[int] = ()
+    first_key_payload = b""
+    matrix: Sequence[int] = IDENTITY_MATRIX
 
     def look(packet: av.Packet[Any]) -> None:
-        nonlocal matrix
+        nonlocal first_key_payload, matrix
         payload = bytes(packet)
         reader.look(payload, row=len(facts.crc32), facts=facts)
         if locator is not None:
             locator.look(payload, packet.pos)
-        if not matrix and packet.is_keyframe:
+        if not first_key_payload and packet.is_keyframe:
+            first_key_payload = payload
             matrix = display_matrix(first_frame(stream, packet))
 
     rows = read_packets(container, stream, uri=file.uri, limits=file.limits, file_size=file.meta.size, look=look)
-    return _Found(rows, facts, parameters, locator.offsets if locator else None, matrix or IDENTITY_MATRIX)
+    offsets = locator.offsets if locator else None
+    return _Found(rows, facts, parameters, offsets, first_key_payload, matrix)
 
 
 def _first_payloads(file: VideoFile, payloads: ByteSource, count: int) -> list[bytes]:
