@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 from lazyvid import errors
+from lazyvid.errors import FrameTimestampError, LazyVidError
 from lazyvid.frames import Clip, ClipSpec, Frame, Limits, Window
 from lazyvid.index import FrameIndex, build_index
 from lazyvid.lookup import decode_video_frames
+from lazyvid.recording import VideoWriter
 from lazyvid.stats import ReadStats, read_stats, reset_stats
 from lazyvid.storage import ObjectMeta, ObjectStore, SegmentCache
+from lazyvid.training import ClipDataset, collate_clips
 from lazyvid.video import LazyVideo
 
 __all__ = [
     "Clip",
+    "ClipDataset",
     "ClipSpec",
     "Frame",
     "FrameIndex",
+    "FrameTimestampError",
+    "LazyVidError",
     "LazyVideo",
     "Limits",
     "ObjectMeta",
     "ObjectStore",
     "ReadStats",
     "SegmentCache",
+    "VideoWriter",
     "Window",
     "build_index",
+    "collate_clips",
     "decode_video_frames",
     "errors",
     "read_stats",

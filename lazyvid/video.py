@@ -10,6 +10,7 @@ import builtins
 import math
 import operator
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -574,10 +575,9 @@ def read_clips(requests: Sequence[tuple[LazyVideo, IntArray]]) -> list[Clip]:
 
 
 def _allocate(shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:
-    """uint8 tensors of these shapes; views of one tensor where all are alike."""
-    if shapes and len(set(shapes)) == 1:
-        return list(torch.empty((len(shapes), *shapes[0]), dtype=torch.uint8))
-    return [torch.empty(shape, dtype=torch.uint8) for shape in shapes]
+    """uint8 tensors of these shapes; those of one shape are consecutive rows of one tensor."""
+    rows = {shape: iter(torch.empty((many, *shape), dtype=torch.uint8)) for shape, many in Counter(shapes).items()}
+    return [next(rows[shape]) for shape in shapes]
 
 
 def _as_clip(video: LazyVideo, positions: IntArray, pixels: Tensor) -> Clip:
