@@ -24,6 +24,7 @@ MOST_BOXES = 1_000_000
 
 _SMALL_FILE = 256 * 1024
 _LARGEST_READ_AHEAD = 8 * 1024 * 1024
+_LEAST_TAIL, _LARGEST_TAIL = 1024 * 1024, 16 * 1024 * 1024
 _OPAQUE_BOX = 1024 * 1024
 _HINT_SPACING = 512 * 1024
 _BOX_HEADER = 16
@@ -172,8 +173,8 @@ class HeaderScan:
         if self._fragmented:
             ahead, self._read_ahead = self._read_ahead, min(2 * self._read_ahead, _LARGEST_READ_AHEAD)
         elif self._moov is None and start == self._position:
-            # After the payload: what is left is nearly always moov, whose size grows with the file's.
-            ahead = min(max(_SMALL_FILE, self.size // 32), 2 * _LARGEST_READ_AHEAD)
+            # After the payload: what is left is nearly always moov, so that the end of the file cuts this short.
+            ahead = min(max(_LEAST_TAIL, self.size // 8), _LARGEST_TAIL)
         ranges = [(start, min(self.size, max(stop + FIRST_READ, start + ahead)))]
         if self._fragmented and not self._asked_tail:
             self._asked_tail = True

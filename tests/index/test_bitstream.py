@@ -10,7 +10,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lazyvid.index.bitstream import BitstreamReader
@@ -221,18 +221,21 @@ def test_fields_are_foreseen_from_the_sequence_parameters(corpus: VideoCorpus, t
         assert not stream_of(corpus[name]).reader.may_split_pictures()
 
 
+@settings(deadline=None)
 @given(data=st.binary(max_size=64))
 def test_any_sequence_parameters_have_an_answer(data: bytes) -> None:
     assert isinstance(allows_fields(data), bool)
 
 
 @pytest.mark.parametrize("codec", CODECS)
+@settings(deadline=None)
 @given(extradata=st.binary(max_size=80), payload=st.binary(max_size=80))
 def test_any_bytes_have_an_answer(codec: str, extradata: bytes, payload: bytes) -> None:
     assert_answers(BitstreamReader.for_source(codec, extradata), payload)
 
 
 @pytest.mark.parametrize("name", ["h264_closed", "hevc", "av1", "vp8", "vp9", "mpeg4", "mpeg2", "h264_ts"])
+@settings(deadline=None)
 @given(data=st.data())
 def test_damaged_packets_have_an_answer(name: str, corpus: VideoCorpus, data: st.DataObject) -> None:
     stream = stream_of(corpus[name])

@@ -7,7 +7,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lazyvid.errors import ObjectChangedError, StoreUnavailableError
@@ -19,6 +19,7 @@ CONTENT = bytes(range(1, SIZE + 1))
 RANGES = st.tuples(st.integers(0, SIZE), st.integers(0, SIZE)).map(sorted)
 
 
+@settings(deadline=None)
 @given(known=st.lists(RANGES), asked=RANGES)
 def test_sparse_bytes_read_what_was_added_and_zeros_elsewhere(known: list[list[int]], asked: list[int]) -> None:
     sparse = SparseBytes(SIZE)
@@ -37,6 +38,7 @@ def test_sparse_bytes_read_what_was_added_and_zeros_elsewhere(known: list[list[i
     assert sparse.known_until(start) == next((i for i in range(start, SIZE) if not is_known[i]), SIZE)
 
 
+@settings(deadline=None)
 @given(reads=st.lists(RANGES), window=st.integers(1, SIZE + 5))
 def test_windows_give_the_objects_bytes(
     reads: list[list[int]], window: int, tmp_path_factory: pytest.TempPathFactory
