@@ -23,6 +23,7 @@ MAY_USE = {room: frozenset(CHAIN[: i + 1]) for i, room in enumerate(CHAIN)} | {
     "lerobot": frozenset({*CHAIN, "recording", "lerobot"}),
     "testing": frozenset({*CHAIN, "recording", "testing"}),
     "cli": frozenset({*CHAIN, "recording", "lerobot", "testing", "cli", "<root>"}),
+    "__main__": frozenset({"cli", "__main__"}),
     # `import lazyvid` gives the public names: neither the command line, nor LeRobot's format, nor the test servers.
     "<root>": frozenset({*CHAIN, "recording"}),
 }
@@ -33,15 +34,15 @@ HOME_OF = {
     "lance": ("index/*", "recording/layout.py"),
     "av": ("index/probe*.py", "decoding/*", "recording/*", "testing/*"),
     "torchcodec": ("decoding/torchcodec.py",),
-    "lightning": ("training/datamodule.py", "cli.py"),
+    "lightning": ("training/datamodule.py", "cli/*"),
     "pytorch_lightning": (),
     "fsspec": STORE_ROOMS,
     "s3fs": STORE_ROOMS,
     "aiobotocore": STORE_ROOMS,
     "botocore": STORE_ROOMS,
     "aiohttp": STORE_ROOMS,
-    "typer": ("cli.py",),
-    "rich": ("cli.py",),
+    "typer": ("cli/*",),
+    "rich": ("cli/*",),
     "decord": (),
 }
 
