@@ -11,12 +11,12 @@ from typing import Annotated
 import typer
 
 from lazyvid.cli.console import ReportingGroup, stdout
-from lazyvid.cli.demo import demo
-from lazyvid.cli.frames import frames
-from lazyvid.cli.index import index
-from lazyvid.cli.info import info
+from lazyvid.cli.demo import demo_command
+from lazyvid.cli.frames import frames_command
+from lazyvid.cli.index import index_command
+from lazyvid.cli.info import info_command
 from lazyvid.cli.options import Debug
-from lazyvid.cli.verify import verify
+from lazyvid.cli.verify import verify_command
 
 __all__ = ["app", "main"]
 
@@ -29,11 +29,11 @@ app = typer.Typer(
     # A traceback must never show a local variable: some hold credentials.
     pretty_exceptions_show_locals=False,
 )
-app.command()(index)
-app.command()(info)
-app.command()(frames)
-app.command()(verify)
-app.command()(demo)
+app.command("index")(index_command)
+app.command("info")(info_command)
+app.command("frames")(frames_command)
+app.command("verify")(verify_command)
+app.command("demo")(demo_command)
 
 
 def _show_version(value: bool) -> None:  # noqa: FBT001 - the signature that typer calls

@@ -45,7 +45,7 @@ class Bucket:
     is_server: bool
 
 
-def demo(
+def demo_command(
     *,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for what the demo leaves.")] = Path("demo-output"),
     video: Annotated[

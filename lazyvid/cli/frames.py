@@ -22,7 +22,7 @@ _MOST_FRAMES = 400
 """More do not fit a picture that anybody looks at."""
 
 
-def frames(
+def frames_command(
     uri: Uri,
     *,
     at: Annotated[

@@ -111,7 +111,7 @@ def _kept_times(state: SidecarState, scanned: FrameIndex) -> FrameIndex:
     return dataclasses.replace(known, packets=scanned.packets, hidden=scanned.hidden, sources=scanned.sources)
 
 
-def index(
+def index_command(
     uris: Uris,
     *,
     jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, max=256, help="Videos at a time.")] = 8,

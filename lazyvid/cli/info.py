@@ -36,7 +36,7 @@ _STATE_MEANINGS: dict[State, str] = {
 }
 
 
-def info(
+def info_command(
     uri: Uri,
     *,
     index_root: IndexRoot = None,

@@ -31,7 +31,7 @@ class _Finding:
         return not self.messages
 
 
-def verify(
+def verify_command(
     uris: Uris,
     *,
     decode: Annotated[
