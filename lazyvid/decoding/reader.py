@@ -55,7 +55,9 @@ class _Target:
     _converter: PictureConverter | None = field(default=None)
 
     def deliver(self, picture: VideoFrame) -> bool:
-        """Write a decoded picture to its rows, if it is wanted."""
+        """Write a decoded picture to its rows, if it is wanted and whole."""
+        if picture.is_corrupt:  # damaged parts were painted over by guesses; what was guessed depends on the start
+            return False
         places = self.destinations.pop(picture.pts, None) if picture.pts is not None else None
         if places is None:
             return False
