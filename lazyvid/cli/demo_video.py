@@ -32,9 +32,8 @@ def _scene(seed: int, *, frames: int) -> Iterator[Picture]:
     phase = seed * 1.3
     for number in range(frames):
         t = number / FPS
-        dy, dx = round(90 * np.sin(0.5 * t + phase)), round(60 * t)
-        rows, columns = (np.arange(HEIGHT) + dy) % landscape.shape[0], (np.arange(WIDTH) + dx) % landscape.shape[1]
-        picture = landscape[rows][:, columns]
+        top, left = round(90 * np.sin(0.5 * t + phase)) % (2 * HEIGHT), round(60 * t) % (2 * WIDTH)
+        picture = landscape[top : top + HEIGHT, left : left + WIDTH].copy()
         for speed, radius, colour in ((1.1, 42, (250, 244, 230)), (-1.7, 24, (28, 30, 44))):
             y = HEIGHT / 2 + 0.33 * HEIGHT * np.sin(speed * t + phase)
             x = WIDTH / 2 + 0.4 * WIDTH * np.cos(0.8 * speed * t + 2 * phase)
@@ -43,7 +42,7 @@ def _scene(seed: int, *, frames: int) -> Iterator[Picture]:
 
 
 def _landscape(seed: int) -> Picture:
-    """Smooth colours that go on at the opposite edge, RGB uint8 [2 HEIGHT, 2 WIDTH, 3]."""
+    """Smooth colours that repeat after 2 HEIGHT rows and 2 WIDTH columns, RGB uint8 [3 HEIGHT, 3 WIDTH, 3]."""
     shape = (2 * HEIGHT, 2 * WIDTH)
     noise = np.fft.rfft2(np.random.default_rng(seed).normal(size=shape))
     frequency = np.hypot(np.fft.fftfreq(shape[0])[:, None], np.fft.rfftfreq(shape[1])[None, :])
@@ -53,7 +52,7 @@ def _landscape(seed: int) -> Picture:
     level = (heights - heights.min()) / (heights.max() - heights.min())
     hues = 2 * np.pi * (0.55 * level[..., None] + 0.17 * seed + np.array([0.0, 0.31, 0.58]))
     colours: Picture = (127 + 92 * np.cos(hues)).astype(np.uint8)
-    return colours
+    return np.pad(colours, ((0, HEIGHT), (0, WIDTH), (0, 0)), mode="wrap")
 
 
 def _draw_disc(picture: Picture, y: float, x: float, radius: int, colour: Any) -> None:
