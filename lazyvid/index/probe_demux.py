@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from lazyvid.frames import Limits
     from lazyvid.index.sparse import BytesFile
 
-TABLE_FLAGS = {"fflags": "+noparse+nofillin"}
-"""Opened so, FFmpeg takes the container's word for everything and looks at no payload."""
+_TABLE_ONLY = {"fflags": "+noparse+nofillin"}
+_UNDECODED = {"skip_frame": "all", "max_pixels": str((1 << 31) - 1)}
 _IO_BUFFER = 64 * 1024
 
 Look = Callable[["av.Packet[Any]"], None]
@@ -70,7 +70,7 @@ class PacketRows:
 
 @contextmanager
 def open_container(
-    file: BytesFile, container: str, *, uri: str, limits: Limits, table_only: bool
+    file: BytesFile, container: str, *, uri: str, limits: Limits | None, table_only: bool
 ) -> Iterator[InputContainer]:
     """Open a file object with the demuxer of `container`; what FFmpeg raises becomes a VideoError.
 
@@ -78,18 +78,20 @@ def open_container(
         file: The bytes.
         container: A key of `DEMUXERS`.
         uri: Named in errors.
-        limits: FFmpeg's decoders, which it may run to find parameters out, refuse larger pictures.
+        limits: FFmpeg's decoders, which it may run to find parameters out, refuse larger pictures; None lets them
+            decode nothing, and tells sizes that are beyond any limit.
         table_only: Look at no payload; else let FFmpeg find the codec parameters out.
 
     Raises:
         CorruptVideoError: if FFmpeg fails, here or later inside the context.
     """
-    options = dict(TABLE_FLAGS) if table_only else {}
+    options = dict(_TABLE_ONLY) if table_only else {}
+    options |= {"max_pixels": str(limits.pixels)} if limits is not None else _UNDECODED
     with converted_errors(uri):
         opened: Any = av.open(
             file,
             format=DEMUXERS[container],
-            options={**options, "max_pixels": str(limits.pixels)},
+            options=options,
             buffer_size=_IO_BUFFER,
             metadata_errors="replace",
         )

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from lazyvid.errors import NoVideoStreamError
+from lazyvid.errors import CorruptVideoError, NoVideoStreamError
 from lazyvid.index.frame_index import Source
-from lazyvid.index.probe_demux import PacketRows, open_container
+from lazyvid.index.probe_demux import PacketRows, open_container, video_stream
 from lazyvid.index.probe_emerging import is_doubtful, silent_packets
+from lazyvid.index.probe_parameters import CodecParameters, check_pixels, codec_parameters
 from lazyvid.index.sparse import BytesFile, ByteSource, WindowedBytes, run_with_file
 from lazyvid.storage import display_uri
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
     from lazyvid.frames import Limits
     from lazyvid.index.fingerprint import ScannedHeaders
-    from lazyvid.index.probe_parameters import CodecParameters
     from lazyvid.storage import ObjectMeta, ObjectStore
 
 Result = TypeVar("Result")
@@ -61,13 +61,43 @@ class VideoFile:
             work: Done in another thread.
             table_only: See `open_container`.
         """
+        return self._opened(source, work, limits=self.limits, table_only=table_only)
 
+    def _opened(
+        self, source: ByteSource, work: Callable[[InputContainer], Result], *, limits: Limits | None, table_only: bool
+    ) -> Result:
         def open_and_work(file: BytesFile) -> Result:
-            opened = open_container(file, self.container, uri=self.uri, limits=self.limits, table_only=table_only)
+            opened = open_container(file, self.container, uri=self.uri, limits=limits, table_only=table_only)
             with opened as container:
                 return work(container)
 
         return run_with_file(source, open_and_work)
+
+    def parameters(self, source: ByteSource, container: InputContainer) -> CodecParameters:
+        """The codec parameters of the file's stream.
+
+        Args:
+            source: What `container` was opened over.
+            container: Opened to look at payload.
+
+        Raises:
+            LimitExceededError: if its pictures are larger than the limits allow.
+            CorruptVideoError: if nothing says how large they are.
+        """
+        stream = video_stream(container, self.stream, uri=self.uri)
+        context = stream.codec_context
+        if context is not None and not (context.width and context.height):
+            width, height = self._opened(source, self._stated_size, limits=None, table_only=False)
+            check_pixels(width, height, uri=self.uri, limits=self.limits)
+            raise CorruptVideoError(
+                f"Expected a video stream that says how large its pictures are, found none of its parameter sets in "
+                f"{self.uri}. It cannot be decoded; cut it at a key frame, or make it anew."
+            )
+        return codec_parameters(stream, uri=self.uri, limits=self.limits)
+
+    def _stated_size(self, container: InputContainer) -> tuple[int, int]:
+        stream = video_stream(container, self.stream, uri=self.uri)
+        return stream.codec_context.width, stream.codec_context.height
 
     def source(self, parameters: CodecParameters, rows: PacketRows, *, rotation: int, hflip: bool) -> Source:
         """The source that the file is."""

@@ -20,7 +20,7 @@ from lazyvid.index.mp4_checks import IDENTITY_MATRIX, check_headers
 from lazyvid.index.probe_demux import read_packets, video_stream
 from lazyvid.index.probe_file import VideoFile, check_any_packets, hide_silent
 from lazyvid.index.probe_frames import assemble, shown_packets
-from lazyvid.index.probe_parameters import check_pixels, codec_parameters, first_picture, orientation, product
+from lazyvid.index.probe_parameters import check_pixels, first_picture, orientation, product
 from lazyvid.index.probe_payload import PayloadFacts, PayloadReader
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from lazyvid.index.frame_index import FrameIndex, Source
     from lazyvid.index.mp4 import HeaderScan
     from lazyvid.index.probe_demux import PacketRows
-    from lazyvid.index.probe_parameters import CodecParameters
     from lazyvid.index.sparse import ByteSource
 
 
@@ -46,7 +45,7 @@ def index_mp4(file: VideoFile, scan: HeaderScan, *, full: bool) -> FrameIndex:
     track = next((track for track in movie.tracks if track.track_id == track_id), None)
     _check_complete(file, rows, claimed=track.samples if track else 0)
     _fetch_first_packets(file, scan, rows)
-    parameters = file.with_container(scan.bytes, partial(_parameters, file))
+    parameters = file.with_container(scan.bytes, partial(file.parameters, scan.bytes))
     rotation, hflip = orientation(product(track.matrix if track else IDENTITY_MATRIX, movie.matrix))
     first = file.source(parameters, rows, rotation=rotation, hflip=hflip)
     sources, source_idx = _split_sources(file, scan, rows, first)
@@ -77,11 +76,6 @@ def _table(file: VideoFile, container: InputContainer) -> tuple[PacketRows, int]
     stream = video_stream(container, file.stream, uri=file.uri)
     rows = read_packets(container, stream, uri=file.uri, limits=file.limits, file_size=file.meta.size)
     return rows, stream.id
-
-
-def _parameters(file: VideoFile, container: InputContainer) -> CodecParameters:
-    stream = video_stream(container, file.stream, uri=file.uri)
-    return codec_parameters(stream, uri=file.uri, limits=file.limits)
 
 
 def _check_complete(file: VideoFile, rows: PacketRows, *, claimed: int) -> None:

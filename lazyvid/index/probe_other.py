@@ -19,7 +19,7 @@ from lazyvid.index.probe_counting import count_frames
 from lazyvid.index.probe_demux import PacketRows, read_packets, stream_packets, video_stream
 from lazyvid.index.probe_file import VideoFile, check_any_packets, hide_silent
 from lazyvid.index.probe_frames import assemble, needs_counting, one_segment, shown_packets
-from lazyvid.index.probe_parameters import CodecParameters, codec_parameters, display_matrix, first_frame, orientation
+from lazyvid.index.probe_parameters import CodecParameters, display_matrix, first_frame, orientation
 from lazyvid.index.probe_payload import PayloadFacts, PayloadLocator, PayloadReader
 from lazyvid.index.sniff import SNIFF_BYTES, stated_end
 
@@ -79,7 +79,7 @@ def index_other(file: VideoFile) -> FrameIndex:
 
 def _look_at_all(file: VideoFile, payloads: ByteSource, container: InputContainer) -> _Found:
     stream = video_stream(container, file.stream, uri=file.uri)
-    parameters = codec_parameters(stream, uri=file.uri, limits=file.limits)
+    parameters = file.parameters(payloads, container)
     reader, facts = PayloadReader(parameters.codec, parameters.extradata, uri=file.uri), PayloadFacts()
     locator = PayloadLocator(payloads) if file.container in _CONTIGUOUS else None
     first_key_payload = b""

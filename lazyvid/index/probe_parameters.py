@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import av
 
-from lazyvid.errors import CorruptVideoError, LimitExceededError, UnsupportedCodecError
+from lazyvid.errors import LimitExceededError, UnsupportedCodecError
 from lazyvid.index.mp4_checks import IDENTITY_MATRIX
 
 if TYPE_CHECKING:
@@ -52,17 +52,11 @@ def codec_parameters(stream: VideoStream, *, uri: str, limits: Limits) -> CodecP
     Raises:
         UnsupportedCodecError: if FFmpeg has no decoder for it here.
         LimitExceededError: if its pictures are larger than the limits allow.
-        CorruptVideoError: if nothing says how large they are.
     """
     context = stream.codec_context
     if context is None:
         raise UnsupportedCodecError(
             f"Expected a codec that FFmpeg decodes here, found an unknown one in {uri}. Encode it with another one."
-        )
-    if not (context.width and context.height):
-        raise CorruptVideoError(
-            f"Expected a video stream that says how large its pictures are, found none of its parameter sets in {uri}. "
-            "It cannot be decoded; cut or make it anew."
         )
     check_pixels(context.width, context.height, uri=uri, limits=limits)
     return CodecParameters(
