@@ -38,8 +38,9 @@ def build_index(
     Nothing is decoded but where the packets alone do not tell: AVI, streams that begin inside a group of pictures, and
     H.264 that may be coded in fields (such a file is read whole).
 
-    A file that ends early is an error, but for those that are whole shorter ones by every byte of theirs: a fragmented MP4
-    cut between fragments, an MPEG transport stream between its packets, an MPEG programme stream, a live Matroska file.
+    A file that ends early is an error, but for those that are whole shorter ones by every byte of theirs: a fragmented
+    MP4 cut between fragments, an MPEG transport stream between its packets, an MPEG programme stream, a live Matroska
+    file.
 
     Args:
         uri: The file.
