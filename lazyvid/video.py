@@ -126,6 +126,11 @@ class LazyVideo:
             raise ValueError("Expected store or storage_options, got both: options belong to the store.")
         picture = PictureFormat(_checked_size(resize), "G" if colorspace == "GRAY" else colorspace, interpolation)
         options = _Options(picture, channel_format, fetch, cache, backend, limits or Limits())
+        if isinstance(segment_uris, (str, os.PathLike)):
+            raise TypeError(f"Expected segment_uris to be a sequence of URIs, got one: {display_uri(segment_uris)}.")
+        if isinstance(stream, bool):
+            raise TypeError(f"Expected stream to be a position among the file's video streams, got {stream}.")
+        stream = None if stream is None else operator.index(stream)
         store = store or ObjectStore(storage_options=storage_options)
         uri = store.resolve(uri)
         segments = None if segment_uris is None else tuple(store.resolve(segment) for segment in segment_uris)
@@ -455,7 +460,7 @@ class LazyVideo:
             )
         if stop_seconds < start_seconds:
             raise ValueError(f"Expected start_seconds <= stop_seconds, got {start_seconds} and {stop_seconds}.")
-        if fps is not None and not fps > 0:
+        if fps is not None and not 0 < fps < math.inf:
             raise ValueError(f"Invalid fps {fps}: expected a positive rate.")
         if start_seconds == stop_seconds or not len(self):
             return self._clip(np.empty(0, np.int64))
@@ -508,7 +513,9 @@ class LazyVideo:
         values = indices.tolist() if isinstance(indices, (Tensor, np.ndarray)) else list(indices)
         if any(isinstance(value, bool) for value in values):
             raise TypeError("Expected frame numbers, got booleans.")
-        asked = np.array([operator.index(value) for value in values], dtype=np.int64)
+        numbers = [operator.index(value) for value in values]
+        # A number that int64 cannot hold lies outside too.
+        asked = np.array([min(max(number, -(2**62)), 2**62) for number in numbers], dtype=np.int64)
         positions = np.where(asked < 0, asked + len(self), asked)
         outside = (positions < 0) | (positions >= len(self))
         if np.any(outside):
