@@ -13,6 +13,7 @@ import mmap
 import os
 import tempfile
 import threading
+import time
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
@@ -51,6 +52,8 @@ class ReadStats:
 _NAMES = tuple(f.name for f in fields(ReadStats))
 _SLOT = {name: i for i, name in enumerate(_NAMES)}
 _BYTES = 8 * len(_NAMES)
+_KEPT_S = 24 * 3600.0
+_PARENT, _START_TIME = 1, 19  # fields of /proc/PID/stat, counted from after the process's name
 
 
 def _directory() -> Path:
@@ -66,16 +69,26 @@ def _ancestors() -> list[str]:
     pid = os.getpid()
     # Process 1 too: in a container it may be the training script itself.
     while pid > 0 and len(chain) < 16:
-        try:
-            stat = Path(f"/proc/{pid}/stat").read_text()
-        except OSError:
+        values = _proc_stat(pid)
+        if values is None:
             return chain or [str(os.getpid()), str(os.getppid())]
-        # The command's name is in brackets and may hold anything; counted after it, the parent is the second field
-        # and the start time the twentieth.
-        values = stat.rsplit(")", 1)[1].split()
-        chain.append(f"{pid}.{values[19]}")
-        pid = int(values[1])
+        chain.append(f"{pid}.{values[_START_TIME]}")
+        pid = int(values[_PARENT])
     return chain
+
+
+def _proc_stat(pid: int | str) -> list[str] | None:
+    """What the system says of a process, counted from after its name; None where it is gone or there is no /proc."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    return stat.rsplit(")", 1)[1].split()  # the name is in brackets and may hold anything
+
+
+def _start_time(pid: str) -> str | None:
+    values = _proc_stat(pid)
+    return None if values is None else values[_START_TIME]
 
 
 class _ProcessCounters:
@@ -91,6 +104,7 @@ class _ProcessCounters:
         try:
             directory = _directory()
             directory.mkdir(mode=0o700, exist_ok=True)
+            _sweep(directory)
             path = directory / ("-".join(lineage) + ".counters")
             with path.open("w+b") as file:
                 file.truncate(_BYTES)
@@ -134,6 +148,15 @@ def _files_below(name: str) -> list[Path]:
     with contextlib.suppress(OSError):
         return [path for path in _directory().glob("*.counters") if name in _lineage(path)]
     return []
+
+
+def _sweep(directory: Path) -> None:
+    """Delete the counters that killed processes left, once nobody can still want to add them up."""
+    for path in directory.glob("*.counters"):
+        owner, _, born = _lineage(path)[0].partition(".")
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime > _KEPT_S and _start_time(owner) != born:
+                path.unlink()
 
 
 def _remove_files_of(counters: _ProcessCounters) -> None:

@@ -218,3 +218,18 @@ def test_a_file_cut_short_is_left_out(monkeypatch: pytest.MonkeyPatch, tmp_path:
     (tmp_path / f"99999.5-{name}.counters").write_bytes(b"\x01" * 9)
     (tmp_path / f"99999.6-{name}.counters").write_bytes(b"")
     assert read_stats(scope="all") == ReadStats(packets_fed=3)
+
+
+def test_counters_of_killed_processes_are_swept_after_a_day(tmp_path: Path) -> None:
+    folder = tmp_path / f"lazyvid-stats-{os.getuid()}"
+    folder.mkdir(mode=0o700)
+    old, young = folder / "999999999.1-1.1.counters", folder / "999999998.1-1.1.counters"
+    for path in (old, young):
+        path.write_bytes(bytes(8))
+    os.utime(old, (0, 0))
+    alive = folder / ("-".join(stats._ancestors()) + ".counters")
+    alive.write_bytes(bytes(8))
+    os.utime(alive, (0, 0))
+    code = "from lazyvid.stats import count; count(requests=1)"
+    subprocess.run([sys.executable, "-c", code], env={**os.environ, "TMPDIR": str(tmp_path)}, check=True, timeout=120)
+    assert {path.name for path in folder.iterdir()} == {young.name, alive.name}
