@@ -43,6 +43,7 @@ HOME_OF = {
     "aiohttp": STORE_ROOMS,
     "typer": ("cli/*",),
     "rich": ("cli/*",),
+    "PIL": ("cli/sheet.py",),
     "decord": (),
 }
 

@@ -18,8 +18,8 @@ InterpolationName = Literal["nearest", "bilinear", "bicubic", "area", "lanczos"]
 
 _FORMATS: dict[str, tuple[str, int]] = {"RGB": ("rgb24", 3), "G": ("gray", 1)}
 # libswscale's algorithms without further flags, so that pixels equal those of `av.VideoFrame.reformat`. Its bilinear
-# filter widens when it shrinks, as an antialiased one does. SWS_FULL_CHR_H_INT would come nearer to resizing in RGB (mean
-# difference 1.2 instead of 1.4 levels from 640x360 to 224x224) and take 1.4 times as long.
+# filter widens when it shrinks, as an antialiased one does. SWS_FULL_CHR_H_INT would come nearer to resizing in RGB
+# (mean difference 1.2 instead of 1.4 levels from 640x360 to 224x224) and take 1.4 times as long.
 _INTERPOLATIONS: dict[str, Interpolation] = {
     "nearest": Interpolation.POINT,
     "bilinear": Interpolation.BILINEAR,

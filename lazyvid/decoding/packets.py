@@ -94,18 +94,31 @@ def _damaged(job: Job, payloads: Sequence[bytes]) -> int | None:
 def _read(jobs: Sequence[Job]) -> list[list[bytes]]:
     """Read by byte ranges where packets are addressable, through a demuxer where they are not."""
     results: list[list[bytes]] = [[] for _ in jobs]
-    groups: defaultdict[tuple[ObjectStore, SegmentCache | None], list[int]] = defaultdict(list)
+    by_store: defaultdict[tuple[ObjectStore, SegmentCache | None], list[int]] = defaultdict(list)
     for i, job in enumerate(jobs):
         if job.order.source.addressing == "packets":
-            groups[job.store, job.files.local_copies].append(i)
+            by_store[job.store, job.files.local_copies].append(i)
         else:
             results[i] = _demux(job)
-    for (store, copies), members in groups.items():
-        requests = [RangeRequest(jobs[i].uri, byte_ranges(jobs[i].order, jobs[i].run), jobs[i].pin) for i in members]
-        answers = store.read_many(requests) if copies is None else copies.read_many(store, requests)
-        for i, payloads in zip(members, answers, strict=True):
+    for (store, copies), members in by_store.items():
+        for i, payloads in zip(members, _read_ranges(store, copies, [jobs[i] for i in members]), strict=True):
             results[i] = payloads
     return results
+
+
+def _read_ranges(store: ObjectStore, copies: SegmentCache | None, jobs: Sequence[Job]) -> list[list[bytes]]:
+    """One request for each object, so that runs which lie side by side are read in one piece."""
+    ranges: defaultdict[tuple[str, ObjectMeta], list[tuple[int, int]]] = defaultdict(list)
+    places = []
+    for job in jobs:
+        wanted = ranges[job.uri, job.pin]
+        own = byte_ranges(job.order, job.run)
+        places.append(slice(len(wanted), len(wanted) + len(own)))
+        wanted.extend(own)
+    requests = [RangeRequest(uri, wanted, pin) for (uri, pin), wanted in ranges.items()]
+    answers = store.read_many(requests) if copies is None else copies.read_many(store, requests)
+    payloads = dict(zip(ranges, answers, strict=True))
+    return [payloads[job.uri, job.pin][place] for job, place in zip(jobs, places, strict=True)]
 
 
 def _demux(job: Job) -> list[bytes]:
