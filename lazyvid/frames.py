@@ -185,7 +185,7 @@ class ClipSpec:
     step: int | None = None
     """Frames between the starts of neighbouring clips; None is the clip's span, so that clips do not overlap."""
     pad: Literal["error", "repeat"] = "error"
-    """At the end of a video: "error" gives whole clips only, "repeat" repeats the last frame and says so in `is_pad`."""
+    """At a video's end "error" gives whole clips only; "repeat" repeats the last frame and says so in `is_pad`."""
 
     def __post_init__(self) -> None:
         for name in ("num_frames", "frame_stride"):

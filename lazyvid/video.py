@@ -79,8 +79,8 @@ class LazyVideo:
         resize: (height, width) of the frames, after rotation; None keeps the video's size.
         colorspace: "RGB", or "G" (also "GRAY") for luma alone.
         channel_format: "NCHW" (a view of channels-last memory) or "NHWC".
-        interpolation: How a resize interpolates: "bilinear", "nearest", "bicubic", "area" or "lanczos", as libswscale does
-            under these names; pixels equal those of `av.VideoFrame.reformat`.
+        interpolation: How a resize interpolates: "bilinear", "nearest", "bicubic", "area" or "lanczos", as libswscale
+            does under these names; pixels equal those of `av.VideoFrame.reformat`.
         fetch: "ranges" reads the bytes that frames need; "file" copies each file once into `cache` and reads there.
         cache: Where whole files are kept; by default a `SegmentCache` with its own defaults.
         backend: "pyav" (packets fed from the index) or "torchcodec".

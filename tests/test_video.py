@@ -1,4 +1,4 @@
-"""What `LazyVideo` promises beyond pixels: numbers, times, windows, joining, and torchcodec's methods with their meaning."""
+"""What `LazyVideo` promises beyond pixels: numbers, times, windows, joining, and torchcodec's methods."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import copy
 import math
 import pickle
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -485,9 +484,9 @@ def test_pickles_of_windows_and_joined_videos(parts: list[LazyVideo]) -> None:
 
 
 @pytest.fixture
-def torchcodec_video(path: Path, video: LazyVideo) -> Iterator[tuple[Any, Any]]:
+def torchcodec_video(path: Path, video: LazyVideo) -> tuple[Any, Any]:
     decoders = pytest.importorskip("torchcodec.decoders", exc_type=(ImportError, RuntimeError))
-    yield decoders.VideoDecoder(path), video.as_torchcodec()
+    return decoders.VideoDecoder(path), video.as_torchcodec()
 
 
 def test_the_adapter_answers_as_torchcodec_does(torchcodec_video: tuple[Any, Any]) -> None:
