@@ -15,6 +15,12 @@ from lazyvid.frames import Limits
 from lazyvid.index.fingerprint import scan_headers
 from lazyvid.index.mp4 import FIRST_READ
 from lazyvid.index.probe_file import VideoFile
+from lazyvid.index.probe_info import (
+    get_audio_info,
+    get_video_duration_in_s,
+    get_video_info,
+    get_video_pixel_channels,
+)
 from lazyvid.index.probe_mp4 import index_mp4
 from lazyvid.index.probe_other import index_other
 from lazyvid.index.sniff import describe_bytes
@@ -22,6 +28,14 @@ from lazyvid.storage import ObjectStore, display_uri
 
 if TYPE_CHECKING:
     from lazyvid.index.frame_index import FrameIndex
+
+__all__ = [
+    "build_index",
+    "get_audio_info",
+    "get_video_duration_in_s",
+    "get_video_info",
+    "get_video_pixel_channels",
+]
 
 
 def build_index(
