@@ -7,7 +7,8 @@ line that says why.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
@@ -65,6 +66,7 @@ def read_with_torchcodec(request: ReadRequest) -> None:
         except (RuntimeError, ValueError, IndexError) as error:
             if isinstance(error, DecodeError):
                 raise
+            _check_unchanged(request.files, source_idx)  # what fails may fail because the file is another one
             raise DecodeError(
                 f"torchcodec cannot read frames {request.rows[places][:8].tolist()} of "
                 f"{display_uri(request.files.uris[source_idx])}: {error}. Try backend='pyav'."
@@ -78,15 +80,16 @@ def _read_source(torchcodec: ModuleType, request: ReadRequest, source_idx: int, 
     rows = rows[np.argsort(index.packets.pts[rows], kind="stable")]
     resize = request.picture_format.resize
     source = index.sources[source_idx]
-    decoder = torchcodec.decoders.VideoDecoder(
-        _open(files, source_idx),
-        stream_index=source.stream_index,
-        dimension_order="NHWC",
-        custom_frame_mappings=_frame_mappings(files, rows),
-        transforms=[torchcodec.transforms.Resize(resize)] if resize else None,
-    )
     numbers = np.searchsorted(index.packets.pts[rows], index.packets.pts[request.rows[places]])
-    batch = decoder.get_frames_at(numbers.tolist())
+    with _opened(files, source_idx) as file:
+        decoder = torchcodec.decoders.VideoDecoder(
+            file,
+            stream_index=source.stream_index,
+            dimension_order="NHWC",
+            custom_frame_mappings=_frame_mappings(files, rows),
+            transforms=[torchcodec.transforms.Resize(resize)] if resize else None,
+        )
+        batch = decoder.get_frames_at(numbers.tolist())
     expected = index.packets.pts[request.rows[places]] * float(source.time_base)
     if not np.allclose(batch.pts_seconds.numpy(), expected, atol=float(source.time_base) / 2, rtol=0):
         raise DecodeError(
@@ -97,9 +100,18 @@ def _read_source(torchcodec: ModuleType, request: ReadRequest, source_idx: int, 
     _check_unchanged(files, source_idx)
 
 
-def _open(files: VideoFiles, source_idx: int) -> Any:
+@contextmanager
+def _opened(files: VideoFiles, source_idx: int) -> Iterator[Any]:
+    """The file as torchcodec takes it: a path, or a file object that stays at the pinned version."""
     uri = files.uris[source_idx]
-    return layout.local_path(uri) if layout.is_local(uri) else files.stores[source_idx].open(uri)
+    if layout.is_local(uri):
+        yield layout.local_path(uri)
+    elif files.fetch == "file":
+        with files.whole_file(source_idx) as copy:
+            yield copy
+    else:
+        with files.stores[source_idx].open(uri, pin=files.pins[source_idx]) as remote:
+            yield remote
 
 
 def _frame_mappings(files: VideoFiles, rows: npt.NDArray[np.int64]) -> str:
@@ -109,7 +121,9 @@ def _frame_mappings(files: VideoFiles, rows: npt.NDArray[np.int64]) -> str:
 
 
 def _check_unchanged(files: VideoFiles, source_idx: int) -> None:
-    """See that the file, which torchcodec reads on its own, was the pinned version."""
+    """See that the file, which torchcodec reads on its own, was the pinned version; a kept copy always is."""
+    if files.fetch == "file" and not layout.is_local(files.uris[source_idx]):
+        return
     pin, now = files.pins[source_idx], files.stores[source_idx].head(files.uris[source_idx])
     if (pin.size, pin.etag, pin.modified_ns) != (now.size, now.etag, now.modified_ns):
         raise ObjectChangedError(
