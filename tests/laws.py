@@ -13,16 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 from lazyvid import FrameIndex, LazyVideo, build_index
-from lazyvid.errors import LazyVidError
+from lazyvid.decoding.torchcodec import load_torchcodec
+from lazyvid.errors import BackendUnavailableError, LazyVidError
 from lazyvid.index.frame_index import PacketTable, Segment
 from lazyvid.storage import ObjectStore
 from lazyvid.testing import read_frame_number
 
 START_METHODS = ("fork", "forkserver", "spawn")
-_PROCESS_S = 120.0
+_PROCESS_S = 240.0
 
 
 # -- frames -----------------------------------------------------------------------------------------------------------
@@ -38,6 +40,14 @@ def digest(*arrays: torch.Tensor | np.ndarray[Any, Any]) -> str:
     # By numpy: torch's threads, once used, hang a forked process that copies a large tensor.
     contents = [np.ascontiguousarray(array) for array in arrays]
     return hashlib.sha256(b"".join(repr(c.shape).encode() + c.tobytes() for c in contents)).hexdigest()
+
+
+def need_torchcodec() -> None:
+    """Skip the calling test where torchcodec does not load."""
+    try:
+        load_torchcodec()
+    except BackendUnavailableError as error:
+        pytest.skip(str(error))
 
 
 # -- sidecars and indexes ---------------------------------------------------------------------------------------------

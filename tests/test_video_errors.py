@@ -17,13 +17,11 @@ import av
 import numpy as np
 import pytest
 import torch
-from laws import check_error, files_below, numbers_of, put_all, with_sidecar
+from laws import check_error, files_below, need_torchcodec, numbers_of, put_all, with_sidecar
 
 from lazyvid import FrameIndex, LazyVideo, Limits, ObjectStore, SegmentCache, build_index
-from lazyvid.decoding.torchcodec import load_torchcodec
 from lazyvid.errors import (
     AccessDeniedError,
-    BackendUnavailableError,
     CorruptIndexError,
     CorruptVideoError,
     FrameIndexError,
@@ -393,15 +391,12 @@ def test_a_replaced_file_is_noticed_by_every_reader(
     place: Place, tmp_path: Path, size: str, fetch: Any, backend: Any
 ) -> None:
     if backend == "torchcodec":
-        try:
-            load_torchcodec()
-        except BackendUnavailableError as error:
-            pytest.skip(str(error))
+        need_torchcodec()
     video = place.open(fetch=fetch, backend=backend, cache=SegmentCache(tmp_path / "cache"))
     longer = 100 if size == "another size" else 0
     place.replace(_another_video(tmp_path / "other.mp4", size=len(place.data) + longer))
     with pytest.raises(ObjectChangedError) as raised:
-        video.get_frames_at([5, 17])
+        video.get_frames_at([5, 47])
     check_error(raised.value, naming=place.uri)
 
 
@@ -760,8 +755,10 @@ def test_concat_wants_videos_that_are_alike(original: Path, video: LazyVideo) ->
 
 # -- stores that fail -------------------------------------------------------------------------------------------------
 
+S3_FIRST = pytest.mark.parametrize("failing", ["s3", pytest.param("http", marks=pytest.mark.slow)], indirect=True)
 PATIENT = {"deadline_s": 60.0, "stall_s": 0.5}
-IMPATIENT = {"deadline_s": 1.5, "stall_s": 0.4}
+IMS3_FIRST = pytest.mark.parametrize("failing", ["s3", pytest.param("http", marks=pytest.mark.slow)], indirect=True)
+PATIENT = {"deadline_s": 1.5, "stall_s": 0.4}
 DEADLINE_S = IMPATIENT["deadline_s"]
 SLACK_S = 6.0
 
@@ -871,12 +868,14 @@ def test_a_flipped_bit_is_fetched_once_more_and_no_more(failing: Failing) -> Non
     assert len(failing.server.requests) == 2
 
 
+@S3_FIRST
 @pytest.mark.parametrize("name", [n for n in PASSING if n not in ("flipped bit", "short body", "wrong range")])
 def test_opening_survives_faults_that_pass(failing: Failing, name: str) -> None:
     failing.server.script(PASSING[name])
     assert len(failing.open()) == FRAMES
 
 
+@S3_FIRST
 @pytest.mark.parametrize("name", ["503", "403", "reset", "mute", "stalled in mid-body", "closed in mid-body"])
 def test_opening_ends_in_time_with_a_named_error(failing: Failing, name: str) -> None:
     fault, error = LASTING[name]

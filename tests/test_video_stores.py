@@ -14,11 +14,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from laws import check_error, check_silent, digest, files_below, numbers_of, put_all, text_of, tiled, with_sidecar
+from laws import (
+    check_error,
+    check_silent,
+    digest,
+    files_below,
+    need_torchcodec,
+    numbers_of,
+    put_all,
+    text_of,
+    tiled,
+    with_sidecar,
+)
 
 from lazyvid import FrameIndex, LazyVideo, ObjectStore, SegmentCache, build_index
-from lazyvid.decoding.torchcodec import load_torchcodec
-from lazyvid.errors import AccessDeniedError, BackendUnavailableError, LazyVidError, ObjectNotFoundError
+from lazyvid.errors import AccessDeniedError, LazyVidError, ObjectNotFoundError
 from lazyvid.index import local, opening
 from lazyvid.testing import CountingProxy, FaultServer, ProxiedRequest, S3Server, VideoCorpus, write_video
 
@@ -115,10 +125,7 @@ def test_frames_do_not_depend_on_the_place(place: Place, original: Path, fetch: 
 def test_frames_of_torchcodec_do_not_depend_on_the_place(
     place: Place, original: Path, fetch: Any, tmp_path: Path
 ) -> None:
-    try:
-        load_torchcodec()
-    except BackendUnavailableError as error:
-        pytest.skip(str(error))
+    need_torchcodec()
     for look in ({}, {"channel_format": "NHWC"}, {"resize": (96, 128)}):
         video = place.open(fetch=fetch, cache=SegmentCache(tmp_path / "cache"), backend="torchcodec", **look)
         clip = video.get_frames_at(ASKED)
@@ -129,11 +136,26 @@ def test_frames_of_torchcodec_do_not_depend_on_the_place(
             assert torch.equal(clip.frames, LazyVideo(original, **look).get_frames_at(ASKED).frames)
 
 
-def test_whole_files_are_copied_once_and_read_there(place: Place, tmp_path: Path) -> None:
+@pytest.mark.parametrize("backend", ["pyav", "torchcodec"])
+def test_whole_files_are_copied_once_and_read_there(
+    counting_proxy: CountingProxy,
+    counted: ObjectStore,
+    s3_store: ObjectStore,
+    s3_prefix: str,
+    original: Path,
+    tmp_path: Path,
+    backend: Any,
+) -> None:
+    if backend == "torchcodec":
+        need_torchcodec()
+    uri = s3_store.upload(original, f"{s3_prefix}/clip.mp4").uri
+    build_index(uri, store=s3_store).save(uri, store=s3_store)  # with this store's etag, so that opening reads no byte
     cache = SegmentCache(tmp_path / "cache")
     for _ in range(3):
-        assert numbers_of(place.open(fetch="file", cache=cache)[::9]) == list(range(0, FRAMES, 9))
-    assert len([path for path in (tmp_path / "cache").glob("*") if path.is_file()]) <= 1
+        video = LazyVideo(uri, store=counted, fetch="file", cache=cache, backend=backend)
+        assert numbers_of(video[::9]) == list(range(0, FRAMES, 9))
+        assert numbers_of(video[::11]) == list(range(0, FRAMES, 11))
+    assert sum(r.bytes_down for r in _video_gets(counting_proxy.requests)) == original.stat().st_size
 
 
 def test_many_videos_open_at_once_in_their_order(s3_store: ObjectStore, s3_prefix: str, original: Path) -> None:
