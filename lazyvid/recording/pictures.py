@@ -18,10 +18,12 @@ from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 from lazyvid.errors import CameraFormatChangedError
 
 FrameLike = npt.NDArray[Any] | torch.Tensor
-"""A picture: [H, W], [H, W, C] or [C, H, W] with C 1, 3 or 4; uint8, or floats in [0, 1]."""
+"""A picture: [H, W], [H, W, C] or [C, H, W] with C 1, 3 or 4; uint8, or floats in [0, 1]; uint16 with one channel."""
 
 _CHANNELS = (1, 3, 4)
 _FORMATS = {1: "gray", 3: "rgb24", 4: "rgba"}
+# Formats of one plane of 16-bit words, and the largest value of a sample.
+_DEEP_GRAY = {f"gray{bits}le": (1 << bits) - 1 for bits in (10, 12, 14, 16)}
 _MEANING = {1: "gray", 3: "RGB", 4: "RGBA"}
 
 
@@ -36,7 +38,7 @@ class CameraFormat:
     channels: int
     """1 gray, 3 RGB, 4 RGBA."""
     dtype: str
-    """"uint8" or "float"."""
+    """"uint8", "uint16" or "float"."""
 
     def __str__(self) -> str:
         return f"{self.width}x{self.height} {_MEANING[self.channels]} {self.dtype}"
@@ -71,15 +73,14 @@ class PictureMaker:
         """Whether the pictures hold luma and chroma, so that a colour matrix belongs to them."""
         return not self._target.is_rgb
 
-    def make(self, frame: FrameLike) -> VideoFrame:
-        """One picture, without a time.
+    def check(self, frame: FrameLike) -> npt.NDArray[Any]:
+        """Make sure that `make` takes the frame; the first one fixes the format here, too.
 
         Args:
-            frame: A numpy array or tensor, uint8 or floats in [0, 1]: [H, W], [H, W, C] or [C, H, W] with C 1, 3 or 4.
-                [H, W, C] where both readings are possible.
+            frame: As for `make`.
 
         Returns:
-            The picture in the pixel format; a copy.
+            A view of the frame, [H, W] or [H, W, C].
 
         Raises:
             CameraFormatChangedError: if the frame has another size or format than the first one.
@@ -93,9 +94,33 @@ class PictureMaker:
                 f"Expected frames of {self.camera_format} as the recording's first one, got {camera_format}. Frames "
                 "are never rescaled: begin another recording for them."
             )
-        source = VideoFrame.from_ndarray(_as_bytes(pixels), format=_FORMATS[camera_format.channels])
+        self._check_values(pixels)
         # Only a frame that was a picture may fix the format.
         self.camera_format = camera_format
+        return pixels
+
+    def make(self, frame: FrameLike) -> VideoFrame:
+        """One picture, without a time.
+
+        Args:
+            frame: A numpy array or tensor, uint8 or floats in [0, 1]: [H, W], [H, W, C] or [C, H, W] with C 1, 3 or 4.
+                [H, W, C] where both readings are possible. uint16 with one channel, whose values become the samples of
+                gray formats of more than 8 bits, as they are.
+
+        Returns:
+            The picture in the pixel format; a copy.
+
+        Raises:
+            CameraFormatChangedError: if the frame has another size or format than the first one.
+            ValueError: if it is no picture, or the pixel format cannot hold it.
+        """
+        pixels = self.check(frame)
+        if pixels.dtype == np.uint16:
+            picture = VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format=self.pix_fmt)
+            picture.color_range = ColorRange.JPEG
+            return picture
+        channels = 1 if pixels.ndim == 2 else pixels.shape[2]
+        source = VideoFrame.from_ndarray(_as_bytes(pixels), format=_FORMATS[channels])
         return self._reformatter.reformat(
             source,
             format=self.pix_fmt,
@@ -115,6 +140,11 @@ class PictureMaker:
                 f"expected a width that is a multiple of {across} and a height that is one of {down}. Cut or pad the "
                 "frames, or use pix_fmt='yuv444p'."
             )
+        if camera_format.dtype == "uint16" and (camera_format.channels != 1 or pix_fmt not in _DEEP_GRAY):
+            raise ValueError(
+                f"Invalid {_MEANING[camera_format.channels]} frame of uint16 for pix_fmt={pix_fmt!r}: expected one "
+                f"channel and one of {', '.join(_DEEP_GRAY)}, with an encoder that takes it. Give uint8 otherwise."
+            )
         if camera_format.channels == 4 and not any(component.is_alpha for component in target.components):
             raise ValueError(
                 f"Invalid RGBA frame for pix_fmt={pix_fmt!r}, which has no alpha: drop the fourth channel, or choose "
@@ -125,6 +155,16 @@ class PictureMaker:
                 f"Invalid RGB frame for pix_fmt={pix_fmt!r}, which has no colour: give gray frames, or use another "
                 "pixel format."
             )
+
+    def _check_values(self, pixels: npt.NDArray[Any]) -> None:
+        """Raise ValueError for values that the samples cannot hold."""
+        if pixels.dtype == np.uint8:
+            return
+        lowest, highest = (0, _DEEP_GRAY[self.pix_fmt]) if pixels.dtype == np.uint16 else (0.0, 1.0)
+        low, high = pixels.min(), pixels.max()
+        if not (low >= lowest and high <= highest):  # also where they are NaN
+            kind = "floats in [0, 1]" if pixels.dtype != np.uint16 else f"0 to {highest} for {self.pix_fmt}"
+            raise ValueError(f"Invalid frame: expected {kind}, found values from {low} to {high}.")
 
 
 def _as_pixels(frame: FrameLike) -> tuple[npt.NDArray[Any], CameraFormat]:
@@ -146,9 +186,9 @@ def _as_pixels(frame: FrameLike) -> tuple[npt.NDArray[Any], CameraFormat]:
             f"Invalid frame of shape {list(frame.shape)}: expected [H, W], [H, W, C] or [C, H, W] with 1, 3 or 4 "
             "channels."
         )
-    if pixels.dtype != np.uint8 and not np.issubdtype(pixels.dtype, np.floating):
-        raise ValueError(f"Invalid frame of dtype {pixels.dtype}: expected uint8, or floats in [0, 1].")
-    kind = "uint8" if pixels.dtype == np.uint8 else "float"
+    if pixels.dtype not in (np.uint8, np.uint16) and not np.issubdtype(pixels.dtype, np.floating):
+        raise ValueError(f"Invalid frame of dtype {pixels.dtype}: expected uint8, uint16, or floats in [0, 1].")
+    kind = "float" if np.issubdtype(pixels.dtype, np.floating) else str(pixels.dtype)
     return pixels, CameraFormat(pixels.shape[0], pixels.shape[1], channels, kind)
 
 
@@ -156,7 +196,4 @@ def _as_bytes(pixels: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
     """Floats in [0, 1] as the nearest bytes; contiguous."""
     if pixels.dtype == np.uint8:
         return np.ascontiguousarray(pixels)
-    low, high = float(pixels.min()), float(pixels.max())
-    if not (low >= 0.0 and high <= 1.0):  # also where they are NaN
-        raise ValueError(f"Invalid frame: expected floats in [0, 1], found values from {low} to {high}.")
     return np.ascontiguousarray(np.rint(pixels * 255.0).astype(np.uint8))
