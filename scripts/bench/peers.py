@@ -148,13 +148,14 @@ class LimitConverted(Limit):
 
     def clip(self, numbers: Sequence[int]) -> Tensor:
         """The frames, in memory that the next clip of this length overwrites."""
-        out = self._rows(numbers)
+        out = self._rows(len(numbers))
         super().clip(numbers)
         return out
 
-    def _rows(self, numbers: Sequence[int]) -> Tensor:
-        shape = (len(numbers), self._height, self._width, 3)
-        return self._memory.setdefault(len(numbers), torch.zeros(shape, dtype=torch.uint8))
+    def _rows(self, count: int) -> Tensor:
+        if count not in self._memory:
+            self._memory[count] = torch.zeros((count, self._height, self._width, 3), dtype=torch.uint8)
+        return self._memory[count]
 
     def _use(self, picture: VideoFrame, numbers: Sequence[int]) -> None:
         converted = self._reformatter.reformat(
@@ -162,7 +163,7 @@ class LimitConverted(Limit):
         )
         plane = converted.planes[0]
         pixels = np.frombuffer(memoryview(plane), np.uint8).reshape(self._height, plane.line_size)[:, : 3 * self._width]
-        row = self._rows(numbers)[numbers.index(picture.pts)]
+        row = self._rows(len(numbers))[numbers.index(picture.pts)]
         np.copyto(row.numpy(), pixels.reshape(self._height, self._width, 3))
 
 
