@@ -9,9 +9,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from lazyvid.clips import Backend
 from lazyvid.errors import ObjectChangedError
 from lazyvid.lru import ProcessLRU
-from lazyvid.video import Backend, LazyVideo
+from lazyvid.video import LazyVideo
 
 _BACKENDS: dict[str | None, Backend] = {None: "pyav", "pyav": "pyav", "torchcodec": "torchcodec"}
 

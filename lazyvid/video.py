@@ -10,11 +10,10 @@ import builtins
 import math
 import operator
 import os
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from dataclasses import replace
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -22,11 +21,12 @@ import torch
 from torch import Tensor
 
 from lazyvid import timing
+from lazyvid.arguments import check_word, checked_positions, checked_size, checked_times, listed
+from lazyvid.clips import Backend, ChannelFormat, ClipRequest, ReadOptions, read_together
 from lazyvid.decoding.convert import Colorspace, InterpolationName, PictureFormat
-from lazyvid.decoding.files import Fetch, VideoFiles
-from lazyvid.decoding.reader import ReadRequest, read_frames
-from lazyvid.decoding.torchcodec import TorchcodecAdapter, read_with_torchcodec
-from lazyvid.errors import FrameIndexError, FrameTimestampError, TimeOutOfRangeError
+from lazyvid.decoding.files import Fetch
+from lazyvid.decoding.torchcodec import TorchcodecAdapter
+from lazyvid.errors import FrameTimestampError, TimeOutOfRangeError
 from lazyvid.frames import Clip, Frame, Limits
 from lazyvid.index.frame_index import FrameIndex, check_increasing
 from lazyvid.index.opening import open_index
@@ -35,29 +35,8 @@ from lazyvid.index.view import FrameView
 from lazyvid.storage import ObjectStore, SegmentCache, display_uri
 
 UriLike = str | os.PathLike[str]
-ChannelFormat = Literal["NCHW", "NHWC"]
-Backend = Literal["pyav", "torchcodec"]
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True)
-class _Options:
-    """How frames are fetched and what they look like; the same for every window of a video."""
-
-    picture: PictureFormat
-    channel_format: ChannelFormat
-    fetch: Fetch
-    cache: SegmentCache | None
-    backend: Backend
-    limits: Limits
-
-    def __post_init__(self) -> None:
-        _check_word("channel_format", self.channel_format, get_args(ChannelFormat))
-        _check_word("fetch", self.fetch, get_args(Fetch))
-        _check_word("backend", self.backend, get_args(Backend))
-        if self.backend == "torchcodec" and self.picture.colorspace != "RGB":
-            raise ValueError("backend='torchcodec' gives RGB only: use backend='pyav' for gray frames.")
 
 
 class LazyVideo:
@@ -124,8 +103,8 @@ class LazyVideo:
     ) -> None:
         if store is not None and storage_options is not None:
             raise ValueError("Expected store or storage_options, got both: options belong to the store.")
-        picture = PictureFormat(_checked_size(resize), "G" if colorspace == "GRAY" else colorspace, interpolation)
-        options = _Options(picture, channel_format, fetch, cache, backend, limits or Limits())
+        picture = PictureFormat(checked_size(resize), "G" if colorspace == "GRAY" else colorspace, interpolation)
+        options = ReadOptions(picture, channel_format, fetch, cache, backend, limits or Limits())
         if isinstance(segment_uris, (str, os.PathLike)):
             raise TypeError(f"Expected segment_uris to be a sequence of URIs, got one: {display_uri(segment_uris)}.")
         if isinstance(stream, bool):
@@ -153,7 +132,7 @@ class LazyVideo:
     def _set(
         self,
         recipe: IndexRecipe,
-        options: _Options,
+        options: ReadOptions,
         metadata: Any,
         *,
         windows: tuple[tuple[int, int], ...] | None,
@@ -170,7 +149,7 @@ class LazyVideo:
     def _make(
         cls,
         recipe: IndexRecipe,
-        options: _Options,
+        options: ReadOptions,
         metadata: Any,
         windows: tuple[tuple[int, int], ...] | None,
         index: FrameIndex | None = None,
@@ -228,7 +207,7 @@ class LazyVideo:
             TypeError: if something else than a LazyVideo is among them.
         """
         videos = list(videos)
-        _check_word("timestamps", timestamps, ("keep", "append"))
+        check_word("timestamps", timestamps, ("keep", "append"))
         _check_alike(videos)
         shifts = [0.0] * len(videos)
         if timestamps == "append":
@@ -477,18 +456,18 @@ class LazyVideo:
             FrameTimestampError: (a ValueError) if the nearest to one is further away than `tolerance_s` seconds.
             ValueError: if a time is NaN or infinite, or `tolerance_s` is negative or NaN.
         """
-        asked = _checked_times(seconds)
+        asked = checked_times(seconds)
         if not tolerance_s >= 0:
             raise ValueError(f"Invalid tolerance_s {tolerance_s}: expected 0 or more seconds.")
         if not len(self) and len(asked):
-            raise FrameTimestampError(f"Expected frames near {_listed(asked)} s, found none: {self!r} is empty.")
+            raise FrameTimestampError(f"Expected frames near {listed(asked)} s, found none: {self!r} is empty.")
         positions = timing.nearest(self.timestamps, asked) if len(asked) else np.empty(0, np.int64)
         found = self.timestamps[positions]
         far = np.abs(found - asked) > tolerance_s
         if np.any(far):
             raise FrameTimestampError(
-                f"Expected frames within {tolerance_s} s of {_listed(asked[far])} s in {display_uri(self.uri)}, found "
-                f"the nearest at {_listed(found[far])} s (backend {self._options.backend}). Check that the times "
+                f"Expected frames within {tolerance_s} s of {listed(asked[far])} s in {display_uri(self.uri)}, found "
+                f"the nearest at {listed(found[far])} s (backend {self._options.backend}). Check that the times "
                 "belong to this video, or allow a larger tolerance_s."
             )
         return self._clip(positions)
@@ -503,54 +482,25 @@ class LazyVideo:
         """
         return TorchcodecAdapter(self)
 
-    @property
-    def _picture_shape(self) -> tuple[int, int, int]:
-        """(H, W, C) of a frame in memory."""
-        return self._options.picture.shape(self._view.index.sources[0])
-
     def _positions(self, indices: Iterable[Any] | Tensor) -> IntArray:
-        """Numbers from the start, whatever way they were given."""
-        values = indices.tolist() if isinstance(indices, (Tensor, np.ndarray)) else list(indices)
-        if any(isinstance(value, bool) for value in values):
-            raise TypeError("Expected frame numbers, got booleans.")
-        numbers = [operator.index(value) for value in values]
-        # A number that int64 cannot hold lies outside too.
-        asked = np.array([min(max(number, -(2**62)), 2**62) for number in numbers], dtype=np.int64)
-        positions = np.where(asked < 0, asked + len(self), asked)
-        outside = (positions < 0) | (positions >= len(self))
-        if np.any(outside):
-            raise FrameIndexError(
-                f"Expected frame numbers from {-len(self)} to {len(self) - 1} in {display_uri(self.uri)} "
-                f"({len(self)} frames), got {_listed(asked[outside])}."
-            )
-        return positions
+        return checked_positions(indices, len(self), what=display_uri(self.uri))
 
     def _played_at(self, seconds: Iterable[Any] | Tensor) -> IntArray:
-        asked = _checked_times(seconds)
+        asked = checked_times(seconds)
         begin, end = self.begin_seconds, self.end_seconds
         outside = (asked < begin) | (asked >= end)
         if np.any(outside):
             raise TimeOutOfRangeError(
-                f"Expected times in [{begin}, {end}) s of {display_uri(self.uri)}, got {_listed(asked[outside])} s."
+                f"Expected times in [{begin}, {end}) s of {display_uri(self.uri)}, got {listed(asked[outside])} s."
             )
         return timing.played_at(self.timestamps, asked)
 
     def _clip(self, positions: IntArray, *, timestamps: FloatArray | None = None) -> Clip:
-        (clip,) = read_clips([(self, positions)])
+        (clip,) = read_together([self._request(positions)])
         return clip if timestamps is None else replace(clip, timestamps=torch.from_numpy(timestamps), durations=None)
 
-    def _files(self) -> VideoFiles:
-        pins = self._recipe.pins
-        return VideoFiles(
-            index=self._view.index,
-            stores=self._recipe.stores,
-            uris=tuple(pin.uri for pin in pins),
-            pins=pins,
-            content_hash=self._recipe.content_hash,
-            limits=self._options.limits,
-            fetch=self._options.fetch,
-            cache=self._options.cache,
-        )
+    def _request(self, positions: IntArray) -> ClipRequest:
+        return ClipRequest(self._view, self._recipe, self._options, self.metadata, positions)
 
 
 def read_clips(requests: Sequence[tuple[LazyVideo, IntArray]]) -> list[Clip]:
@@ -567,43 +517,7 @@ def read_clips(requests: Sequence[tuple[LazyVideo, IntArray]]) -> list[Clip]:
     Raises:
         LazyVidError: if frames cannot be read.
     """
-    shapes = [(len(positions), *video._picture_shape) for video, positions in requests]
-    pixels = _allocate(shapes)
-    by_backend: dict[str, list[ReadRequest]] = {"pyav": [], "torchcodec": []}
-    for (video, positions), out in zip(requests, pixels, strict=True):
-        rows = video._view.rows[positions]
-        if len(rows):
-            request = ReadRequest(video._files(), rows, video._options.picture, out.numpy())
-            by_backend[video._options.backend].append(request)
-    read_frames(by_backend["pyav"])
-    for request in by_backend["torchcodec"]:
-        read_with_torchcodec(request)
-    return [_as_clip(video, positions, out) for (video, positions), out in zip(requests, pixels, strict=True)]
-
-
-def _allocate(shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:
-    """uint8 tensors of these shapes; those of one shape are consecutive rows of one tensor."""
-    rows = {shape: iter(torch.empty((many, *shape), dtype=torch.uint8)) for shape, many in Counter(shapes).items()}
-    return [next(rows[shape]) for shape in shapes]
-
-
-def _as_clip(video: LazyVideo, positions: IntArray, pixels: Tensor) -> Clip:
-    view = video._view
-    times = view.timestamps[positions]
-    durations = view.durations(positions)
-    if len(positions):
-        start, end = float(times.min()), float((times + durations).max())
-    else:
-        start = end = view.begin_seconds
-    return Clip(
-        frames=pixels.permute(0, 3, 1, 2) if video.channel_format == "NCHW" else pixels,
-        timestamps=torch.from_numpy(times.copy()),
-        frame_indices=torch.from_numpy(view.rows[positions].copy()),
-        start=start,
-        end=end,
-        metadata=video.metadata,
-        durations=torch.from_numpy(durations),
-    )
+    return read_together([video._request(positions) for video, positions in requests])
 
 
 def _joined_windows(videos: Sequence[LazyVideo]) -> tuple[tuple[int, int], ...] | None:
@@ -634,8 +548,18 @@ def _check_alike(videos: Sequence[Any]) -> None:
                     f"LazyVideo.concat expects videos alike: video {position} ({display_uri(video.uri)}) has {name} "
                     f"{getattr(video, name)}, the first one {getattr(first, name)}."
                 )
-        if video.metadata is not first.metadata and video.metadata != first.metadata:
+        if not _equal(video.metadata, first.metadata):
             raise ValueError(f"LazyVideo.concat expects equal metadata, video {position} has another than the first.")
+
+
+def _equal(one: Any, other: Any) -> bool:
+    """Whether two objects are the same or equal; those that do not compare as a whole (arrays) are not."""
+    if one is other:
+        return True
+    try:
+        return bool(one == other)
+    except (TypeError, ValueError, RuntimeError):
+        return False
 
 
 def _check_one_size(index: FrameIndex, picture: PictureFormat, uri: str) -> None:
@@ -645,34 +569,3 @@ def _check_one_size(index: FrameIndex, picture: PictureFormat, uri: str) -> None
             f"The files of {display_uri(uri)} have frames of different sizes, (height, width) {sorted(sizes)}: pass "
             "resize=(height, width)."
         )
-
-
-def _checked_size(resize: tuple[int, int] | None) -> tuple[int, int] | None:
-    if resize is None:
-        return None
-    try:
-        height, width = (operator.index(value) for value in resize)
-    except (TypeError, ValueError):
-        raise ValueError(f"Invalid resize {resize!r}: expected (height, width) in pixels.") from None
-    if height < 1 or width < 1:
-        raise ValueError(f"Invalid resize {resize!r}: expected a height and width of 1 or more pixels.")
-    return height, width
-
-
-def _checked_times(seconds: Iterable[Any] | Tensor) -> FloatArray:
-    values = seconds.tolist() if isinstance(seconds, (Tensor, np.ndarray)) else list(seconds)
-    asked = np.array([float(value) for value in values], dtype=np.float64)
-    if not np.all(np.isfinite(asked)):
-        raise FrameTimestampError(f"Expected finite times in seconds, got {_listed(asked)}.")
-    return asked
-
-
-def _check_word(name: str, value: object, valid: Sequence[str]) -> None:
-    if value not in valid:
-        raise ValueError(f"Invalid {name} {value!r}: expected one of {', '.join(map(repr, valid))}.")
-
-
-def _listed(values: npt.NDArray[Any]) -> str:
-    """The first few values, for a message."""
-    shown = ", ".join(str(value) for value in values[:8].tolist())
-    return f"{shown}, ... ({len(values)} in all)" if len(values) > 8 else shown

@@ -17,7 +17,10 @@ import pytest
 PACKAGE = Path(__file__).resolve().parent.parent / "lazyvid"
 
 # Bottom first: a room may use itself and what stands before it.
-CHAIN = ("errors", "lru", "timing", "stats", "frames", "storage", "index", "decoding", "video", "lookup", "training")
+CHAIN = (
+    *("errors", "arguments", "lru", "timing", "stats", "frames", "storage"),
+    *("index", "decoding", "clips", "video", "lookup", "training"),
+)
 MAY_USE = {room: frozenset(CHAIN[: i + 1]) for i, room in enumerate(CHAIN)} | {
     "recording": frozenset({*CHAIN[: CHAIN.index("index") + 1], "recording"}),
     "lerobot": frozenset({*CHAIN, "recording", "lerobot"}),

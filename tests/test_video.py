@@ -382,6 +382,7 @@ def test_joining_videos_that_do_not_match_is_an_error(path: Path, tmp_path: Path
         LazyVideo(path, colorspace="G"),
         LazyVideo(path, channel_format="NHWC"),
         LazyVideo(path, metadata={"other": 1}),
+        LazyVideo(path, metadata={"array": np.zeros(3)}),
     ):
         with pytest.raises(ValueError, match="concat expects"):
             LazyVideo.concat([video, other], timestamps="append")

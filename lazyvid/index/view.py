@@ -102,8 +102,10 @@ class FrameView:
 
     def durations(self, positions: IntArray) -> FloatArray:
         """float64 [M], seconds until the next frame of the view, or until its end."""
-        ends = np.append(self.timestamps[1:], self.end_seconds)
-        return ends[positions] - self.timestamps[positions]
+        ends = np.full(len(positions), self.end_seconds)
+        inner = positions + 1 < len(self)
+        ends[inner] = self.timestamps[positions[inner] + 1]
+        return ends - self.timestamps[positions]
 
     def segment_frame_counts(self) -> IntArray:
         """int64 [S], frames of each segment of the index that lie in the view."""

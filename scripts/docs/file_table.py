@@ -13,7 +13,8 @@ PACKAGE = Path(__file__).resolve().parents[2] / "lazyvid"
 BEGIN, END = "<!-- files: written by `make format` from the docstrings -->\n", "<!-- end of files -->\n"
 # In the order of the flows; what is not named here comes last.
 ORDER = [
-    *("errors", "lru", "timing", "stats", "frames", "storage", "index", "decoding", "video", "lookup", "training"),
+    *("errors", "arguments", "lru", "timing", "stats", "frames", "storage"),
+    *("index", "decoding", "clips", "video", "lookup", "training"),
     *("recording", "lerobot", "testing", "cli"),
 ]
 

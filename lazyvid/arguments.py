@@ -1,0 +1,87 @@
+"""Arguments as users give them, checked and brought into one form; below everything that takes them."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from lazyvid.errors import FrameIndexError, FrameTimestampError
+
+
+def checked_size(resize: tuple[int, int] | None) -> tuple[int, int] | None:
+    """(height, width) as ints, each 1 or more; None stays None.
+
+    Raises:
+        ValueError: if it is anything else.
+    """
+    if resize is None:
+        return None
+    try:
+        height, width = (operator.index(value) for value in resize)
+    except (TypeError, ValueError):
+        raise ValueError(f"Invalid resize {resize!r}: expected (height, width) in pixels.") from None
+    if height < 1 or width < 1:
+        raise ValueError(f"Invalid resize {resize!r}: expected a height and width of 1 or more pixels.")
+    return height, width
+
+
+def checked_times(seconds: Iterable[Any] | Tensor) -> npt.NDArray[np.float64]:
+    """float64 [N], finite seconds.
+
+    Raises:
+        FrameTimestampError: (a ValueError) if one is NaN or infinite.
+    """
+    values = _as_list(seconds)
+    asked = np.array([float(value) for value in values], dtype=np.float64)
+    if not np.all(np.isfinite(asked)):
+        raise FrameTimestampError(f"Expected finite times in seconds, got {listed(asked)}.")
+    return asked
+
+
+def checked_positions(indices: Iterable[Any] | Tensor, length: int, *, what: str) -> npt.NDArray[np.int64]:
+    """int64 [N], numbers from the start of something of `length` frames, however they were given.
+
+    Args:
+        indices: Ints; negative ones count from the end.
+        length: Frames.
+        what: Their owner, for messages.
+
+    Raises:
+        FrameIndexError: (an IndexError) if one is out of range.
+        TypeError: if one is no int.
+    """
+    values = _as_list(indices)
+    if any(isinstance(value, bool) for value in values):
+        raise TypeError("Expected frame numbers, got booleans.")
+    numbers = [operator.index(value) for value in values]
+    # A number that int64 cannot hold lies outside too.
+    asked = np.array([min(max(number, -(2**62)), 2**62) for number in numbers], dtype=np.int64)
+    positions = np.where(asked < 0, asked + length, asked)
+    outside = (positions < 0) | (positions >= length)
+    if np.any(outside):
+        raise FrameIndexError(
+            f"Expected frame numbers from {-length} to {length - 1} in {what} ({length} frames), got "
+            f"{listed(asked[outside])}."
+        )
+    return positions
+
+
+def check_word(name: str, value: object, valid: Sequence[str]) -> None:
+    """Raise ValueError naming the valid words unless `value` is one of them."""
+    if value not in valid:
+        raise ValueError(f"Invalid {name} {value!r}: expected one of {', '.join(map(repr, valid))}.")
+
+
+def listed(values: npt.NDArray[Any]) -> str:
+    """The first few values, for a message."""
+    shown = ", ".join(str(value) for value in values[:8].tolist())
+    return f"{shown}, ... ({len(values)} in all)" if len(values) > 8 else shown
+
+
+def _as_list(values: Iterable[Any] | Tensor) -> list[Any]:
+    return values.tolist() if isinstance(values, (Tensor, np.ndarray)) else list(values)

@@ -1,0 +1,122 @@
+"""Clips of several videos, read together into shared memory; between the decoding room and `LazyVideo`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from lazyvid.arguments import check_word
+from lazyvid.decoding.convert import PictureFormat
+from lazyvid.decoding.files import Fetch, VideoFiles
+from lazyvid.decoding.reader import ReadRequest, read_frames
+from lazyvid.decoding.torchcodec import read_with_torchcodec
+from lazyvid.frames import Clip, Limits
+from lazyvid.index.recipe import IndexRecipe
+from lazyvid.index.view import FrameView
+from lazyvid.storage import SegmentCache
+
+ChannelFormat = Literal["NCHW", "NHWC"]
+Backend = Literal["pyav", "torchcodec"]
+
+
+@dataclass(frozen=True, slots=True)
+class ReadOptions:
+    """How frames are fetched and what they look like; the same for every window of a video."""
+
+    picture: PictureFormat
+    channel_format: ChannelFormat
+    fetch: Fetch
+    cache: SegmentCache | None
+    backend: Backend
+    limits: Limits
+
+    def __post_init__(self) -> None:
+        check_word("channel_format", self.channel_format, get_args(ChannelFormat))
+        check_word("fetch", self.fetch, get_args(Fetch))
+        check_word("backend", self.backend, get_args(Backend))
+        if self.backend == "torchcodec" and self.picture.colorspace != "RGB":
+            raise ValueError("backend='torchcodec' gives RGB only: use backend='pyav' for gray frames.")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ClipRequest:
+    """Frames of one video."""
+
+    view: FrameView
+    recipe: IndexRecipe
+    options: ReadOptions
+    metadata: Any
+    """Handed on to the clip."""
+    positions: npt.NDArray[np.int64]
+    """int64 [N], each in [0, len(view))."""
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """(N, H, W, C) of the clip in memory."""
+        return (len(self.positions), *self.options.picture.shape(self.view.index.sources[0]))
+
+    def read_request(self, out: npt.NDArray[np.uint8]) -> ReadRequest:
+        """The same for the decoding room, with the memory that the frames go to."""
+        pins = self.recipe.pins
+        files = VideoFiles(
+            index=self.view.index,
+            stores=self.recipe.stores,
+            uris=tuple(pin.uri for pin in pins),
+            pins=pins,
+            content_hash=self.recipe.content_hash,
+            limits=self.options.limits,
+            fetch=self.options.fetch,
+            cache=self.options.cache,
+        )
+        return ReadRequest(files, self.view.rows[self.positions], self.options.picture, out)
+
+    def clip(self, pixels: Tensor) -> Clip:
+        """The clip, once its pixels are there."""
+        times = self.view.timestamps[self.positions]
+        durations = self.view.durations(self.positions)
+        if len(times):
+            start, end = float(times.min()), float((times + durations).max())
+        else:
+            start = end = self.view.begin_seconds
+        return Clip(
+            frames=pixels.permute(0, 3, 1, 2) if self.options.channel_format == "NCHW" else pixels,
+            timestamps=torch.from_numpy(times.copy()),
+            frame_indices=torch.from_numpy(self.view.rows[self.positions].copy()),
+            start=start,
+            end=end,
+            metadata=self.metadata,
+            durations=torch.from_numpy(durations),
+        )
+
+
+def read_together(requests: Sequence[ClipRequest]) -> list[Clip]:
+    """Plan, fetch and decode clips together; those of one shape are consecutive rows of one tensor.
+
+    Returns:
+        One clip a request.
+
+    Raises:
+        LazyVidError: if frames cannot be read.
+    """
+    pixels = _allocate([request.shape for request in requests])
+    by_backend: dict[Backend, list[ReadRequest]] = {"pyav": [], "torchcodec": []}
+    for request, out in zip(requests, pixels, strict=True):
+        if len(out):
+            by_backend[request.options.backend].append(request.read_request(out.numpy()))
+    read_frames(by_backend["pyav"])
+    for read_request in by_backend["torchcodec"]:
+        read_with_torchcodec(read_request)
+    return [request.clip(out) for request, out in zip(requests, pixels, strict=True)]
+
+
+def _allocate(shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:
+    """uint8 tensors of these shapes; those of one shape are consecutive rows of one tensor."""
+    rows = {shape: iter(torch.empty((many, *shape), dtype=torch.uint8)) for shape, many in Counter(shapes).items()}
+    return [next(rows[shape]) for shape in shapes]
