@@ -1,0 +1,303 @@
+"""How the cameras' pictures of an episode become files: encoded as they come, or kept as images and encoded at its end.
+
+Between `recorder.py`, which says what belongs to which row, and the encoders.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from glob import escape
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import quote
+
+import av
+import numpy as np
+import numpy.typing as npt
+
+from lazyvid.recording.codecs import effort_options
+from lazyvid.recording.encoder import StreamingVideoEncoder
+from lazyvid.recording.episodes import EpisodeRows
+from lazyvid.recording.images import ImageWriter, frame_path
+from lazyvid.recording.pictures import FrameLike
+from lazyvid.recording.png import decode_png
+from lazyvid.recording.statistics import ImageStatistics, Statistics, image_feature
+from lazyvid.recording.writer import VideoWriter
+
+IMAGES = "images"
+_SAMPLES = 100
+_BYTES = 255.0
+
+
+@dataclass(frozen=True, slots=True)
+class CameraFile:
+    """What a camera left of an episode."""
+
+    path: Path
+    """The finished MP4."""
+    stats: Statistics | None
+    """Of its pictures; None when there are too few."""
+
+
+class Cameras(Protocol):
+    """The cameras of a recorder."""
+
+    def begin(self, episode: int, folder: Path, *, origin: float | None) -> None:
+        """Get ready for the first frame of an episode, whose files go into the folder; its earliest capture time."""
+
+    def feed(self, camera: str, picture: FrameLike, seconds: float | None) -> None:
+        """Take the next picture of a camera."""
+
+    def end(self) -> None:
+        """Bring all that was fed to the disk: from here on, the episode's files can be made."""
+
+    def files(self, episode: int, rows: EpisodeRows) -> dict[str, CameraFile]:
+        """The finished files of an episode that has ended, by camera."""
+
+    def cancel(self) -> None:
+        """Forget the running episode and remove what there is of it."""
+
+    def clean(self, episode: int) -> None:
+        """Remove what is no longer needed of an episode whose files are in place."""
+
+    def close(self) -> None:
+        """End what runs in the background. Closing twice does nothing."""
+
+    def dropped(self) -> dict[str, int]:
+        """Pictures of the running or the last episode that were dropped, by camera."""
+
+
+class StreamingCameras:
+    """Encodes pictures as they come.
+
+    Args:
+        cameras: Names of the cameras.
+        encoder: What encodes them.
+    """
+
+    def __init__(self, cameras: Iterable[str], encoder: StreamingVideoEncoder) -> None:
+        self._cameras, self._encoder = list(cameras), encoder
+        self._files: dict[str, CameraFile] = {}
+
+    def begin(self, episode: int, folder: Path, *, origin: float | None) -> None:
+        """Start an encoder for each camera."""
+        del episode
+        self._files = {}
+        if self._cameras:
+            self._encoder.start_episode(self._cameras, folder, origin=origin)
+
+    def feed(self, camera: str, picture: FrameLike, seconds: float | None) -> None:
+        """Put a copy of the picture into the camera's queue."""
+        self._encoder.feed_frame(camera, picture, seconds)
+
+    def end(self) -> None:
+        """Wait for the encoders to finish their files."""
+        self._files = {}
+        if not self._cameras:
+            return
+        self._files = {
+            camera: CameraFile(Path(path), None if stats is None else as_feature(stats))
+            for camera, (path, stats) in self._encoder.finish_episode().items()
+        }
+
+    def files(self, episode: int, rows: EpisodeRows) -> dict[str, CameraFile]:
+        """The files that `end` finished."""
+        del episode, rows
+        return self._files
+
+    def cancel(self) -> None:
+        """Stop the encoders and remove their files."""
+        self._encoder.cancel_episode()
+
+    def clean(self, episode: int) -> None:
+        """Nothing is left."""
+        del episode
+
+    def close(self) -> None:
+        """Stop the encoders."""
+        self._encoder.close()
+
+    def dropped(self) -> dict[str, int]:
+        """Pictures that found the queue full, by camera."""
+        return dict(self._encoder.dropped_frames)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageEncoding:
+    """How images become videos."""
+
+    rate: Fraction
+    """Frames per second, where there are no capture times."""
+    vcodec: str
+    """As `VideoWriter` takes it."""
+    pix_fmt: str
+    """FFmpeg's name of the pixel format."""
+    g: int | None
+    """Largest distance between key frames."""
+    crf: float | None
+    """Quality."""
+    preset: str | int | None
+    """Speed."""
+    encoder_threads: int | None
+    """None leaves it to the encoder."""
+
+    @classmethod
+    def from_settings(cls, rate: Fraction, settings: Mapping[str, Any]) -> ImageEncoding:
+        """Of the settings that a recording's manifest keeps."""
+        names = ("vcodec", "pix_fmt", "g", "crf", "preset", "encoder_threads")
+        return cls(rate, *(settings[name] for name in names))
+
+
+class ImageCameras:
+    """Keeps pictures as PNGs under `images/` and encodes them once an episode, or a batch of them, has ended.
+
+    Args:
+        cameras: Names of the cameras.
+        root: The recording's local folder.
+        encoding: How the images become videos.
+    """
+
+    def __init__(self, cameras: Iterable[str], root: Path, encoding: ImageEncoding) -> None:
+        self._cameras, self._root, self._encoding = list(cameras), root, encoding
+        self._writer = ImageWriter()
+        self._counts: dict[str, int] = {}
+        self._episode = -1
+
+    def begin(self, episode: int, folder: Path, *, origin: float | None) -> None:
+        """Begin with empty folders of images."""
+        del folder, origin
+        self.clean(episode)
+        self._episode, self._counts = episode, dict.fromkeys(self._cameras, 0)
+        for camera in self._cameras:
+            images_of(self._root, camera, episode).mkdir(parents=True)
+
+    def feed(self, camera: str, picture: FrameLike, seconds: float | None) -> None:
+        """Write the picture in the background."""
+        del seconds
+        number = self._counts[camera]
+        self._writer.save_image(picture, frame_path(images_of(self._root, camera, self._episode), number))
+        self._counts[camera] = number + 1
+
+    def end(self) -> None:
+        """Wait for the images to be written."""
+        self._writer.wait_until_done()
+
+    def files(self, episode: int, rows: EpisodeRows) -> dict[str, CameraFile]:
+        """Encode an episode's images."""
+        return {camera: encode_images(self._root, camera, episode, rows, self._encoding) for camera in self._cameras}
+
+    def cancel(self) -> None:
+        """Remove the running episode's images."""
+        with contextlib.suppress(OSError):  # of images that are no longer wanted
+            self._writer.wait_until_done()
+        self.clean(self._episode)
+
+    def clean(self, episode: int) -> None:
+        """Remove an episode's images, and the folders that are empty then."""
+        remove_images(self._root, self._cameras, episode)
+
+    def close(self) -> None:
+        """End the threads that write images."""
+        self._writer.stop()
+
+    def dropped(self) -> dict[str, int]:
+        """None: writing waits."""
+        return dict.fromkeys(self._cameras, 0)
+
+
+def streamed_video(folder: Path, camera: str) -> Path:
+    """The file into which `StreamingCameras` encodes a camera's pictures, in the folder of an episode."""
+    name = f"{quote(camera, safe='')}.mp4"
+    return next(folder.glob(f"*/{escape(name)}"), folder / name)
+
+
+def images_of(root: Path, camera: str, episode: int) -> Path:
+    """The folder of an episode's images of a camera."""
+    return root / IMAGES / camera / f"episode-{episode:06d}"
+
+
+def remove_images(root: Path, cameras: Iterable[str], episode: int) -> None:
+    """Remove an episode's images, and the folders that are empty then."""
+    for camera in cameras:
+        folder = images_of(root, camera, episode)
+        shutil.rmtree(folder, ignore_errors=True)
+        for empty in (folder.parent, folder.parent.parent):
+            with contextlib.suppress(OSError):
+                empty.rmdir()
+
+
+def encode_images(root: Path, camera: str, episode: int, rows: EpisodeRows, encoding: ImageEncoding) -> CameraFile:
+    """Encode an episode's images of a camera, each under its row's time, into an MP4 beside them.
+
+    Args:
+        root: The recording's local folder.
+        camera: The camera's name.
+        episode: The episode's number.
+        rows: Its rows; one image each.
+        encoding: How.
+
+    Returns:
+        The file, without a sidecar yet.
+    """
+    folder = images_of(root, camera, episode)
+    path = folder / "video.mp4"
+    times = rows.camera_seconds(camera, encoding.rate).tolist() if rows.has_times else [None] * len(rows)
+    writer = VideoWriter(
+        path,
+        encoding.rate,
+        vcodec=encoding.vcodec,
+        pix_fmt=encoding.pix_fmt,
+        g=encoding.g,
+        crf=encoding.crf,
+        preset=encoding.preset,
+        options=effort_options(encoding.vcodec, encoder_threads=encoding.encoder_threads),
+        origin=min(rows.times[0].values()) if rows.has_times else None,
+        write_sidecar=False,
+    )
+    statistics = ImageStatistics()
+    wanted = _sampled(len(rows))
+    with writer:
+        for number, seconds in enumerate(times):
+            image = frame_path(folder, number)
+            picture = decode_png(image.read_bytes(), name=str(image))
+            writer.add_frame(picture, seconds)
+            if number in wanted:
+                statistics.update(picture)
+    return CameraFile(path, _of(statistics))
+
+
+def video_statistics(path: Path, frames: int) -> Statistics | None:
+    """Statistics of a sample of a video's frames, as an encoder would have given them; None for fewer than two."""
+    statistics = ImageStatistics()
+    wanted = _sampled(frames)
+    for number, picture in enumerate(_pictures(path)):
+        if number in wanted:
+            statistics.update(picture)
+    return _of(statistics)
+
+
+def _pictures(path: Path) -> Iterator[npt.NDArray[Any]]:
+    with av.open(str(path), format="mp4") as container:
+        for frame in container.decode(video=0):
+            is_gray = frame.format.name.startswith("gray")
+            yield frame.to_ndarray() if is_gray else frame.to_ndarray(format="rgb24")
+
+
+def _sampled(count: int) -> frozenset[int]:
+    """Evenly spaced frames: all of a hundred, fewer and fewer of more."""
+    wanted = min(count, max(_SAMPLES, int(count**0.75)))
+    return frozenset(np.linspace(0, max(count - 1, 0), wanted).astype(int).tolist())
+
+
+def _of(statistics: ImageStatistics) -> Statistics | None:
+    return as_feature(statistics.get_statistics()) if statistics.frame_count >= 2 else None
+
+
+def as_feature(levels: Statistics) -> Statistics:
+    """Statistics of levels as those of values in [0, 1]; levels above a byte's are of 16 bits."""
+    highest = _BYTES if float(np.max(levels["max"])) <= _BYTES else 65535.0
+    return image_feature(levels, highest=highest)

@@ -1,0 +1,498 @@
+"""What lies on disk of a recording: `RecordingLayout`, videos first, then rows, then the manifest that counts them.
+
+    <root>/recording.json                           what is recorded and how much of it is whole; written last
+    <root>/videos/<camera>/episode-000000.mp4       one a camera and episode, its sidecar beside it
+    <root>/frames.lance                             one row a frame
+    <root>/episodes.lance                           one row an episode
+    <root>/.unfinished/episode-000001/              the running episode, `recorder.py`'s and `recover.py`'s business
+
+Rows that no manifest counts are what a kill left, and are removed before others are added. Last step of the write flow;
+only this module of the room knows Lance.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from lazyvid.errors import RecordingDiskFullError, RecordingError
+from lazyvid.index import lance_helper, lance_process
+from lazyvid.recording.episodes import (
+    NO_FRAME,
+    Episode,
+    EpisodeVideo,
+    Stats,
+    combined,
+    number_columns,
+    stats_from_json,
+    stats_to_json,
+)
+from lazyvid.recording.features import STRING, Features
+from lazyvid.recording.mp4 import sync
+from lazyvid.storage import ObjectStore, sidecar_uri
+
+MANIFEST = "recording.json"
+FRAMES, EPISODES = "frames.lance", "episodes.lance"
+FORMAT_VERSION = 1
+_COMPACT_EVERY = 100
+_MOST_ROWS = 1 << 40
+_EPISODE_COLUMNS = (
+    "episode_index", "length", "tasks", "begin", "end", "has_capture_times", "interrupted", "videos", "stats",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class RecordingSpec:
+    """What is recorded; the same for all of its episodes."""
+
+    rate: Fraction
+    """Frames per second; nominal where there are capture times."""
+    features: Features
+    """What a frame holds."""
+    encoding: Mapping[str, Any] = field(default_factory=dict)
+    """The encoder's settings, by the names of `Recorder.create`."""
+
+
+@dataclass(frozen=True, slots=True)
+class RecordingState:
+    """A recording as its manifest counts it."""
+
+    spec: RecordingSpec
+    """What is recorded."""
+    total_episodes: int = 0
+    """Whole episodes."""
+    total_frames: int = 0
+    """Their rows."""
+    missing_frames: Mapping[str, int] = field(default_factory=dict)
+    """By camera: rows without a frame, because it was dropped or lost in a crash."""
+    stats: Stats = field(default_factory=dict)
+    """Of every feature, over all episodes."""
+
+    def plus(self, episode: Episode) -> RecordingState:
+        """The recording with one more episode."""
+        missing = {name: self.missing_frames.get(name, 0) for name in self.spec.features.videos}
+        videos = {video.camera: video.missing for video in episode.videos}
+        return dataclasses.replace(
+            self,
+            total_episodes=self.total_episodes + 1,
+            total_frames=self.total_frames + len(episode.rows),
+            missing_frames={name: n + videos.get(name, len(episode.rows)) for name, n in missing.items()},
+            stats=combined(self.stats, episode.stats),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class UploadPlan:
+    """What a local recording holds that belongs into a store, at one moment."""
+
+    videos: tuple[str, ...]
+    """MP4s with a sidecar, relative to the root; they go first, and need not stay local."""
+    files: tuple[str, ...]
+    """Files of tables, in the order in which they go; a name never gets another content."""
+    manifest: tuple[tuple[str, bytes], ...]
+    """(name, content) of what goes last."""
+    tables: tuple[str, ...]
+    """Folders in which the store holds no other files than these."""
+
+
+class Layout(Protocol):
+    """What a `Recorder` needs to know of a place on the disk. Implementations hold no state: it lies under the root."""
+
+    def create(self, root: Path, spec: RecordingSpec) -> RecordingState:
+        """Begin an empty recording in a folder.
+
+        Raises:
+            RecordingError: if there is one already.
+        """
+
+    def open(self, root: Path) -> RecordingState:
+        """The recording that lies there, rid of rows that its manifest does not count.
+
+        Raises:
+            RecordingError: if there is none, or it cannot be read.
+        """
+
+    def video_path(self, root: Path, episode: int, camera: str) -> Path:
+        """Where an episode's video of a camera lies."""
+
+    def add(self, root: Path, state: RecordingState, episode: Episode) -> RecordingState:
+        """Lay the next episode down: videos, then rows, then what counts them. Moves the videos' files."""
+
+    def finish(self, root: Path, state: RecordingState) -> None:
+        """Tidy up once nothing is added for now; the recording can still be opened and go on."""
+
+    def upload_plan(self, root: Path) -> UploadPlan:
+        """What there is to bring into a store."""
+
+
+class RecordingLayout:
+    """lazyvid's own layout, as the module says. Holds nothing: any number of recordings may use one."""
+
+    def create(self, root: Path, spec: RecordingSpec) -> RecordingState:
+        """Begin an empty recording in a folder.
+
+        Args:
+            root: The folder; made if need be.
+            spec: What is recorded.
+
+        Raises:
+            ValueError: if two features get the same column.
+            RecordingError: if there is a recording already, or the folder cannot be made.
+        """
+        _columns(spec.features)
+        if (root / MANIFEST).exists():
+            raise RecordingError(
+                f"Expected no recording in {root}, found one. Choose another folder, or go on with it: "
+                "Recorder.resume(root)."
+            )
+        state = RecordingState(spec)
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            _write_manifest(root, state)
+        except OSError as error:
+            raise RecordingError(f"Cannot make a recording in {root}: {error}. Check the folder.") from error
+        return state
+
+    def open(self, root: Path) -> RecordingState:
+        """The recording that lies there, rid of rows that its manifest does not count.
+
+        Raises:
+            RecordingError: if there is none, or it is of a later format version, or its tables lack rows.
+        """
+        state = read_manifest(root)
+        for name, count in ((FRAMES, state.total_frames), (EPISODES, state.total_episodes)):
+            found = _count(root / name)
+            if found > count:
+                _delete_from(root / name, state.total_episodes)
+                found = _count(root / name)
+            if found != count:
+                raise RecordingError(
+                    f"Expected {count} rows in {root / name}, as {MANIFEST} says, found {found}: the recording is "
+                    "damaged. Its videos are whole; restore the table from a copy."
+                )
+        return state
+
+    def video_path(self, root: Path, episode: int, camera: str) -> Path:
+        """Where an episode's video of a camera lies."""
+        return root / "videos" / camera / f"episode-{episode:06d}.mp4"
+
+    def add(self, root: Path, state: RecordingState, episode: Episode) -> RecordingState:
+        """Lay the next episode down: videos, then rows, then the manifest.
+
+        Args:
+            root: The recording's folder.
+            state: What `create`, `open` or the last `add` said.
+            episode: The episode; its number is `state.total_episodes`. Its files are moved.
+
+        Returns:
+            The recording with the episode.
+        """
+        for video in episode.videos:
+            _place(video, self.video_path(root, episode.number, video.camera))
+        _append(frame_rows(state.spec, episode), root / FRAMES)
+        _append(_episode_row(root, self, state.spec, episode), root / EPISODES)
+        state = state.plus(episode)
+        if state.total_episodes % _COMPACT_EVERY == 0:
+            self.compact(root)
+        _write_manifest(root, state)
+        return state
+
+    def finish(self, root: Path, state: RecordingState) -> None:
+        """Make each table one fragment again, without old versions."""
+        if state.total_episodes:
+            self.compact(root)
+
+    def compact(self, root: Path) -> None:
+        """Merge the fragments of both tables and remove their old versions."""
+        for name in (FRAMES, EPISODES):
+            _compact(root / name)
+
+    def upload_plan(self, root: Path) -> UploadPlan:
+        """What there is to bring into a store, tables' data before their manifests."""
+        videos = sorted((root / "videos").glob("*/*.mp4"))
+        files = [path for name in (FRAMES, EPISODES) for path in sorted((root / name).rglob("*")) if path.is_file()]
+        # The hint is the one file of a dataset that is overwritten; Lance finds the latest version without it.
+        files = [path for path in files if not path.name.startswith("latest_version_hint")]
+        files.sort(key=lambda path: path.suffix == ".manifest")
+        return UploadPlan(
+            videos=tuple(path.relative_to(root).as_posix() for path in videos),
+            files=tuple(path.relative_to(root).as_posix() for path in files),
+            manifest=((MANIFEST, (root / MANIFEST).read_bytes()),),
+            tables=(FRAMES, EPISODES),
+        )
+
+    def frames(self, root: Path) -> Any:
+        """The rows of all whole episodes, in order, as a `pyarrow.Table`."""
+        state = read_manifest(root)
+        return _whole(root / FRAMES, state, _frame_columns(state.spec.features))
+
+    def episodes(self, root: Path) -> Any:
+        """One row a whole episode, in order, as a `pyarrow.Table`."""
+        return _whole(root / EPISODES, read_manifest(root), _EPISODE_COLUMNS)
+
+
+# -- the manifest -----------------------------------------------------------------------------------------------------
+
+
+def read_manifest(root: Path) -> RecordingState:
+    """A recording as its manifest counts it.
+
+    Raises:
+        RecordingError: if there is none, or it is damaged or of a later format version.
+    """
+    path = root / MANIFEST
+    try:
+        return parse_manifest(path.read_bytes())
+    except FileNotFoundError as error:
+        raise RecordingError(f"Expected a recording in {root}, found no {MANIFEST}. Check the folder.") from error
+    except (ValueError, KeyError, TypeError, ZeroDivisionError) as error:
+        raise RecordingError(f"Cannot read {path}: expected a recording's manifest, found {error!r}.") from error
+
+
+def parse_manifest(data: bytes) -> RecordingState:
+    """A recording as its manifest's bytes say; ValueError, KeyError or TypeError for other bytes."""
+    given = json.loads(data)
+    if given["format_version"] > FORMAT_VERSION:
+        raise RecordingError(
+            f"Expected a recording of format version {FORMAT_VERSION} at most, found {given['format_version']}: update "
+            "lazyvid."
+        )
+    spec = RecordingSpec(Fraction(given["fps"]), Features(given["features"]), given["encoding"])
+    return RecordingState(
+        spec, given["total_episodes"], given["total_frames"], given["missing_frames"], stats_from_json(given["stats"])
+    )
+
+
+def _write_manifest(root: Path, state: RecordingState) -> None:
+    text = json.dumps(
+        {
+            "format_version": FORMAT_VERSION,
+            "fps": str(state.spec.rate),
+            "features": state.spec.features.to_json(),
+            "columns": _columns(state.spec.features),
+            "encoding": dict(state.spec.encoding),
+            "total_episodes": state.total_episodes,
+            "total_frames": state.total_frames,
+            "missing_frames": dict(state.missing_frames),
+            "stats": stats_to_json(state.stats),
+        },
+        indent=1,
+    )
+    ObjectStore().write(root / MANIFEST, text.encode())  # atomic, and on the disk when it returns
+
+
+# -- videos and rows --------------------------------------------------------------------------------------------------
+
+
+def _place(video: EpisodeVideo, target: Path) -> None:
+    """The MP4 at its place, then its sidecar: who sees the sidecar finds the video."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if video.path != target:
+        os.replace(video.path, target)
+        with contextlib.suppress(OSError):
+            sync(str(target.parent))
+    video.index.save(target)
+
+
+def has_sidecar(video: Path) -> bool:
+    """Whether a video's sidecar lies beside it."""
+    return Path(sidecar_uri(video)).is_dir()
+
+
+def _whole(folder: Path, state: RecordingState, columns: Sequence[str]) -> Any:
+    """The rows of whole episodes."""
+    if not state.total_episodes:
+        raise RecordingError(f"Expected an episode or more in {folder.parent}, found none: there is no {folder.name}.")
+    table = _read(folder, columns)
+    return table.filter(pc.less(table["episode_index"], state.total_episodes))
+
+
+def _columns(features: Features) -> dict[str, str]:
+    """The column of every feature; a camera's is the beginning of two. Lance takes no dots in names."""
+    columns = {feature.name: feature.name.replace(".", "_") for feature in features}
+    names = _frame_columns(features, columns)
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"Invalid features: more than one would be the column {twice[0]!r}; rename one.")
+    return columns
+
+
+def _frame_columns(features: Features, columns: Mapping[str, str] | None = None) -> list[str]:
+    """All columns of the table of frames."""
+    columns = _columns(features) if columns is None else columns
+    cameras = [f"{columns[name]}_{what}" for name in features.videos for what in ("timestamp", "frame")]
+    return [
+        "episode_index",
+        "frame_index",
+        "timestamp",
+        "task",
+        *(columns[name] for name in features.tabular),
+        *cameras,
+    ]
+
+
+def frame_rows(spec: RecordingSpec, episode: Episode) -> pa.Table:
+    """One row a frame: numbers, time, task, features, and for each camera when and as what frame it was taken."""
+    rows, count = episode.rows, len(episode.rows)
+    names = _columns(spec.features)
+    columns: dict[str, Any] = {
+        "episode_index": pa.array(np.full(count, episode.number, np.int64)),
+        "frame_index": pa.array(np.arange(count, dtype=np.int64)),
+        "timestamp": pa.array(rows.seconds(spec.rate)),
+        "task": pa.array(rows.tasks, pa.string()),
+    }
+    for name, values in number_columns(rows, spec.features).items():
+        columns[names[name]] = _number_array(values, spec.features.tabular[name].shape)
+    for name, feature in spec.features.tabular.items():
+        if feature.dtype == STRING:
+            columns[names[name]] = pa.array(rows.values[name], pa.string())
+    videos = {video.camera: video for video in episode.videos}
+    for camera in spec.features.videos:
+        frame_of_row = videos[camera].frame_of_row if camera in videos else np.full(count, NO_FRAME, np.int64)
+        gone = frame_of_row == NO_FRAME
+        columns[f"{names[camera]}_timestamp"] = pa.array(rows.camera_seconds(camera, spec.rate), mask=gone)
+        columns[f"{names[camera]}_frame"] = pa.array(frame_of_row, mask=gone)
+    return pa.table(columns)
+
+
+def _number_array(values: np.ndarray[Any, Any], shape: tuple[int, ...]) -> Any:
+    """A column of numbers; of fixed lists where a row has more than one, flat where it has more than one axis."""
+    flat = pa.array(values.reshape(-1))
+    size = int(np.prod(shape))
+    return flat if shape == (1,) else pa.FixedSizeListArray.from_arrays(flat, size)
+
+
+def _episode_row(root: Path, layout: RecordingLayout, spec: RecordingSpec, episode: Episode) -> pa.Table:
+    seconds = episode.rows.seconds(spec.rate)
+    videos = [
+        {
+            "camera": video.camera,
+            "path": layout.video_path(root, episode.number, video.camera).relative_to(root).as_posix(),
+            "frames": len(video.index),
+            "missing": video.missing,
+        }
+        for video in episode.videos
+    ]
+    kind = pa.struct([("camera", pa.string()), ("path", pa.string()), ("frames", pa.int64()), ("missing", pa.int64())])
+    return pa.table(
+        {
+            "episode_index": pa.array([episode.number], pa.int64()),
+            "length": pa.array([len(episode.rows)], pa.int64()),
+            "tasks": pa.array([episode.rows.task_names()], pa.list_(pa.string())),
+            "begin": pa.array([seconds[0]], pa.float64()),
+            "end": pa.array([seconds[-1]], pa.float64()),
+            "has_capture_times": pa.array([episode.rows.has_times]),
+            "interrupted": pa.array([episode.interrupted]),
+            "videos": pa.array([videos], pa.list_(kind)),
+            "stats": pa.array([json.dumps(stats_to_json(episode.stats))], pa.string()),
+        }
+    )
+
+
+# -- Lance ------------------------------------------------------------------------------------------------------------
+
+_IN_SUBPROCESS = """
+import datetime, sys
+import lance, pyarrow
+action, folder, condition = sys.argv[1:]
+if action == "append":
+    lance.write_dataset(pyarrow.ipc.open_stream(sys.stdin.buffer).read_all(), folder, mode="append")
+elif action == "delete":
+    lance.dataset(folder).delete(condition)
+else:
+    lance.dataset(folder).optimize.compact_files()
+    lance.dataset(folder).cleanup_old_versions(datetime.timedelta(0), delete_unverified=True)
+"""
+_DEADLINE_S = 120.0
+
+
+def _append(table: Any, folder: Path) -> None:
+    """Add rows to a table, which begins with the first ones."""
+    if not _is_table(folder):
+        with _translated("write", folder):
+            lance_process.write_dataset(table, folder)
+    elif not lance_process.safe_in_process():
+        _in_subprocess("append", folder, table=table)
+    else:
+        import lance
+
+        with _translated("write", folder):
+            lance.write_dataset(table, str(folder), mode="append")
+
+
+def _delete_from(folder: Path, episode: int) -> None:
+    """Remove the rows of this episode and of later ones."""
+    condition = f"episode_index >= {episode}"
+    if not lance_process.safe_in_process():
+        _in_subprocess("delete", folder, condition=condition)
+    else:
+        import lance
+
+        with _translated("write", folder):
+            lance.dataset(str(folder)).delete(condition)
+
+
+def _compact(folder: Path) -> None:
+    """Make a table one fragment, without old versions."""
+    if not lance_process.safe_in_process():
+        _in_subprocess("compact", folder)
+    else:
+        import lance
+
+        with _translated("write", folder):
+            lance.dataset(str(folder)).optimize.compact_files()
+            lance.dataset(str(folder)).cleanup_old_versions(datetime.timedelta(0), delete_unverified=True)
+
+
+def _count(folder: Path) -> int:
+    return int(_read(folder, ["episode_index"]).num_rows) if _is_table(folder) else 0
+
+
+def _is_table(folder: Path) -> bool:
+    """Whether a version of the table was ever finished; a kill while its first was written leaves data alone."""
+    return any((folder / "_versions").glob("*.manifest"))
+
+
+def _read(folder: Path, columns: Sequence[str]) -> Any:
+    with _translated("read", folder):
+        return lance_process.read_dataset(folder, columns=columns, max_rows=_MOST_ROWS, trusted=True)
+
+
+@contextlib.contextmanager
+def _translated(action: str, folder: Path) -> Iterator[None]:
+    """Lance's errors, which are of many classes, as lazyvid's."""
+    try:
+        yield
+    except Exception as error:
+        message = f"Cannot {action} the table {folder}: {lance_helper.describe(error)}."
+        if "No space left" in str(error):
+            raise RecordingDiskFullError(f"{message} Free some space, then finish it with recover().") from error
+        raise RecordingError(message) from error
+
+
+def _in_subprocess(action: str, folder: Path, *, condition: str = "", table: Any = None) -> None:
+    """Run Lance where it cannot meet a fork of the process that ran it before."""
+    command = [sys.executable, "-P", "-c", _IN_SUBPROCESS, action, str(folder), condition]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}
+    payload = b"" if table is None else lance_helper.to_ipc(table)
+    try:
+        subprocess.run(command, input=payload, env=environment, capture_output=True, check=True, timeout=_DEADLINE_S)
+    except subprocess.CalledProcessError as error:
+        said = error.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+        raise RecordingError(f"Cannot {action} rows of the table {folder}: {said[:300]}") from error
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise RecordingError(f"Cannot {action} rows of the table {folder} in a helper process: {error}.") from error

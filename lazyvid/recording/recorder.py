@@ -1,0 +1,586 @@
+"""`Recorder`: episodes of cameras and numbers, from a control loop to a folder or a bucket that training can read.
+
+The write flow from end to end: `features.py` checks a frame, `journal.py` keeps its row, `capture.py` its pictures;
+`layout.py` lays the saved episode down and `upload.py` brings it into a store.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from lazyvid.errors import EncoderFailedError, EncoderStalledError, RecordingDiskFullError, RecordingError
+from lazyvid.recording import spool
+from lazyvid.recording.capture import CameraFile, Cameras, ImageCameras, ImageEncoding, StreamingCameras
+from lazyvid.recording.codecs import check_pix_fmt, encoder_name, resolve_vcodec
+from lazyvid.recording.encoder import StreamingVideoEncoder
+from lazyvid.recording.episodes import Episode, EpisodeRows, Stats, finish_video, row_statistics
+from lazyvid.recording.features import TIMESTAMP, CheckedFrame, Features
+from lazyvid.recording.journal import Journal
+from lazyvid.recording.lane import OnFull
+from lazyvid.recording.layout import Layout, RecordingLayout, RecordingSpec, RecordingState
+from lazyvid.recording.pictures import PictureMaker
+from lazyvid.recording.spool import RootLock, Spool
+from lazyvid.recording.times import CaptureTimes, GridTimes, exact_rate
+from lazyvid.recording.upload import Uploader
+from lazyvid.storage import ObjectStore, display_uri, join_uri
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class RecordingMeta:
+    """How much a recorder has saved, episodes that wait to be encoded included."""
+
+    fps: float
+    """Frames per second."""
+    features: dict[str, dict[str, Any]]
+    """What a frame holds."""
+    total_episodes: int
+    """Saved episodes."""
+    total_frames: int
+    """Their frames."""
+    missing_frames: dict[str, int]
+    """By camera: rows without a frame, because it was dropped or lost in a crash."""
+    stats: Stats
+    """By feature: min, max, mean, std, count and quantiles, over all episodes that are laid down."""
+
+
+class Recorder:
+    """Records episodes of frames, each of several cameras and numbers; made by `create` or `resume`.
+
+    A frame is a mapping: every feature by name, `task` (a text), and, where there are capture times, `timestamp`:
+    seconds on any clock, or one such number by camera. An episode has them in all of its frames or in none; without
+    them, frame k lies at k / fps.
+
+    As a context manager it calls `finalize` at the end of the block; after an exception, the running episode is given
+    up first. Belongs to one thread.
+
+    Example:
+        >>> features = {                                                    # doctest: +SKIP
+        ...     "front": {"dtype": "video", "shape": [480, 640, 3]},
+        ...     "state": {"dtype": "float32", "shape": [6], "names": ["j1", "j2", "j3", "j4", "j5", "grip"]},
+        ... }
+        >>> with Recorder.create("runs/pick", fps=30, features=features) as recorder:   # doctest: +SKIP
+        ...     for _ in range(50):
+        ...         for picture, state in episode():
+        ...             recorder.add_frame({"front": picture, "state": state, "task": "pick up the cube"})
+        ...         recorder.save_episode()
+    """
+
+    def __init__(
+        self, place: Spool, layout: Layout, state: RecordingState, lock: RootLock, cameras: Cameras, durable_s: float
+    ) -> None:
+        """Not for users: see `create` and `resume`."""
+        self._place, self._layout, self._state, self._cameras = place, layout, state, cameras
+        self._lock, self._durable_s = lock, durable_s
+        self._batch = int(state.spec.encoding["batch_encoding_size"])
+        self._pending: list[tuple[int, EpisodeRows, bool]] = []
+        self._ended = False
+        self._failed: BaseException | None = None
+        self._uploader = None
+        if place.target is not None:
+            self._uploader = Uploader(place.root, place.target, store=place.store)
+        self._reset()
+
+    @classmethod
+    def create(
+        cls,
+        root: str | os.PathLike[str],
+        fps: float | Fraction,
+        features: Mapping[str, Mapping[str, Any]],
+        *,
+        layout: Layout | None = None,
+        streaming_encoding: bool = True,
+        batch_encoding_size: int = 1,
+        vcodec: str = "libsvtav1",
+        pix_fmt: str = "yuv420p",
+        g: int | None = 2,
+        crf: float | None = 30,
+        preset: str | int | None = None,
+        queue_maxsize: int = 30,
+        encoder_threads: int | None = None,
+        on_full: OnFull = "drop",
+        durable_s: float = 1.0,
+        store: ObjectStore | None = None,
+        storage_options: Mapping[str, Any] | None = None,
+        spool_dir: str | os.PathLike[str] | None = None,
+    ) -> Self:
+        """Begin a recording.
+
+        Args:
+            root: Where it goes: a folder, or a URL of any scheme that fsspec can write to.
+            fps: Frames per second; nominal where frames have capture times.
+            features: What a frame holds, by name: `{"dtype": ..., "shape": [...], "names": ...}`, the dtype "video",
+                "string", or numpy's name of a number type.
+            layout: What lies on disk; by default lazyvid's own.
+            streaming_encoding: Encode while recording. False keeps PNGs under `images/` first and encodes them when the
+                episode is saved.
+            batch_encoding_size: Without streaming: encode that many episodes at once, when the last of them is saved.
+            vcodec: "h264", "hevc", "libsvtav1", a hardware encoder's name, or "auto": the first that works here.
+            pix_fmt: FFmpeg's name of the pixel format in the files.
+            g: Largest distance between key frames, in frames; None leaves it to the encoder.
+            crf: Quality, the smaller the better; None leaves it to the encoder.
+            preset: Speed, by the encoder's own name or number.
+            queue_maxsize: Frames that wait for an encoder, per camera.
+            encoder_threads: Threads of an encoder; None leaves it to the encoder.
+            on_full: What a full queue does to a frame: "drop" leaves it out of the video and counts it, "block" waits,
+                "raise" is an error.
+            durable_s: Seconds between two moments at which everything is brought to the disk: what a loss of power may
+                cost. A killed process loses what the encoders still hold.
+            store: Where `root` lies; by default an `ObjectStore` made from `storage_options`.
+            storage_options: Options for fsspec, when no `store` is given.
+            spool_dir: For a remote `root`: the folder in which recordings wait to be uploaded; by default one in the
+                system's temporary folder.
+
+        Raises:
+            ValueError: if an argument is invalid; the message names it.
+            EncoderUnavailableError: if the encoder does not work here.
+            RecordingError: if there is a recording at `root` already, or the folder cannot be made.
+        """
+        if not isinstance(batch_encoding_size, int) or batch_encoding_size < 1:
+            raise ValueError(f"Invalid batch_encoding_size {batch_encoding_size!r}: expected 1 or more.")
+        if not durable_s > 0:
+            raise ValueError(f"Invalid durable_s {durable_s!r}: expected seconds above 0.")
+        vcodec = resolve_vcodec(vcodec)
+        check_pix_fmt(encoder_name(vcodec), pix_fmt)
+        encoding = {
+            "streaming_encoding": bool(streaming_encoding),
+            "batch_encoding_size": 1 if streaming_encoding else batch_encoding_size,
+            "vcodec": vcodec,
+            "pix_fmt": pix_fmt,
+            "g": g,
+            "crf": crf,
+            "preset": preset,
+            "encoder_threads": encoder_threads,
+        }
+        spec = RecordingSpec(exact_rate(fps), Features(features), encoding)
+        place = spool.place_of(root, store=store, storage_options=storage_options, spool_dir=spool_dir)
+        layout = layout or RecordingLayout()
+        cameras = _cameras(spec, place.root, queue_maxsize, on_full, durable_s)
+        place.check_new()
+        state = layout.create(place.root, spec)
+        place.remember()
+        return cls(place, layout, state, RootLock(place.root), cameras, durable_s)
+
+    @classmethod
+    def resume(
+        cls,
+        root: str | os.PathLike[str],
+        *,
+        layout: Layout | None = None,
+        queue_maxsize: int = 30,
+        on_full: OnFull = "drop",
+        durable_s: float = 1.0,
+        store: ObjectStore | None = None,
+        storage_options: Mapping[str, Any] | None = None,
+        spool_dir: str | os.PathLike[str] | None = None,
+    ) -> Self:
+        """Go on with a recording, as it was begun; what a killed recorder left is recovered first.
+
+        Args:
+            root: as `create`, like all others.
+            layout: The one that it was begun with.
+            queue_maxsize: Frames that wait for an encoder, per camera.
+            on_full: What a full queue does to a frame.
+            durable_s: Seconds between two moments at which everything is brought to the disk.
+            store: Where `root` lies.
+            storage_options: Options for fsspec, when no `store` is given.
+            spool_dir: For a remote `root`: the folder in which recordings wait to be uploaded.
+
+        Raises:
+            RecordingError: if there is no recording at `root`, or it is damaged.
+        """
+        from lazyvid.recording.recover import recover_root  # above this module: it knows what recorders leave
+
+        layout = layout or RecordingLayout()
+        place = spool.place_of(root, store=store, storage_options=storage_options, spool_dir=spool_dir)
+        place.fetch()
+        if not place.root.is_dir():
+            raise RecordingError(f"Expected a recording at {display_uri(place.uri)}, found none. Check the path.")
+        lock = RootLock(place.root)
+        try:
+            recover_root(place, layout)
+            state = layout.open(place.root)
+            cameras = _cameras(state.spec, place.root, queue_maxsize, on_full, durable_s)
+        except BaseException:
+            lock.release()
+            raise
+        return cls(place, layout, state, lock, cameras, durable_s)
+
+    @property
+    def root(self) -> str:
+        """Where the recording goes, in full."""
+        return self._place.uri
+
+    @property
+    def meta(self) -> RecordingMeta:
+        """How much was saved so far."""
+        spec = self._state.spec
+        return RecordingMeta(
+            fps=float(spec.rate),
+            features=spec.features.to_json(),
+            total_episodes=self._state.total_episodes + len(self._pending),
+            total_frames=self._state.total_frames + sum(len(rows) for _number, rows, _strict in self._pending),
+            missing_frames=dict(self._state.missing_frames),
+            stats=dict(self._state.stats),
+        )
+
+    @property
+    def episode_frames(self) -> int:
+        """Frames of the running episode."""
+        return len(self._rows)
+
+    @property
+    def dropped_frames(self) -> dict[str, int]:
+        """Frames of the running or the last episode that found a queue full, by camera."""
+        return self._cameras.dropped()
+
+    def __repr__(self) -> str:
+        return (
+            f"Recorder({display_uri(self.root)!r}, episodes={self.meta.total_episodes}, "
+            f"running={len(self._rows)} frames{', finalized' if self._ended else ''})"
+        )
+
+    def video_uri(self, episode: int, camera: str, *, wait: bool = True) -> str:
+        """Where a saved episode's video lies, for `LazyVideo`.
+
+        Args:
+            episode: The episode's number.
+            camera: The camera's name.
+            wait: For a remote recording: return when the video and its sidecar are there.
+
+        Raises:
+            ValueError: if there is no such episode or camera, or the episode still waits to be encoded.
+            StoreError: if the upload failed.
+        """
+        if camera not in self._state.spec.features.videos or not 0 <= episode < self._state.total_episodes:
+            raise ValueError(
+                f"Expected one of the cameras {', '.join(map(repr, self._state.spec.features.videos))} and an encoded "
+                f"episode below {self._state.total_episodes}, got {camera!r} and {episode}."
+            )
+        path = self._layout.video_path(self._place.root, episode, camera)
+        if self._uploader is None or self._place.target is None:
+            return str(path)
+        name = path.relative_to(self._place.root).as_posix()
+        if wait:
+            self._uploader.wait_for(name)
+        return join_uri(self._place.target, name)
+
+    # -- recording ----------------------------------------------------------------------------------------------------
+
+    def add_frame(self, frame: Mapping[str, Any]) -> None:
+        """Add a frame to the running episode, which begins with its first one.
+
+        Args:
+            frame: Every feature by name, `task`, and `timestamp` where there are capture times. Pictures: numpy arrays
+                or tensors, uint8 or floats in [0, 1], channels last or first. Numbers: arrays of the feature's dtype
+                and shape, or Python's own. Everything is copied.
+
+        Raises:
+            ValueError: if a key is missing or unknown, a value has another shape or dtype than its feature, or a time
+                does not increase; the message names it. The episode is as it was.
+            CameraFormatChangedError: if a picture is of another kind than the episode's first one. As above.
+            QueueFullError: with `on_full="raise"`, if an encoder does not keep up. As above.
+            EncoderFailedError: if an encoder failed: the episode cannot be saved.
+            RecordingDiskFullError: if the disk is full; `recover` finishes what is there.
+            RecordingError: if the recorder was finalized.
+        """
+        self._check_open("add a frame")
+        checked = self._state.spec.features.check(frame)
+        self._check_times(checked)
+        for camera, picture in checked.pictures.items():
+            self._pictures[camera].check(picture)
+        try:
+            self._take(checked)
+        except (EncoderFailedError, EncoderStalledError, RecordingDiskFullError) as error:
+            # Other cameras may have taken theirs: the row belongs to what is kept.
+            with contextlib.suppress(RecordingError):
+                self._write_down(checked)
+            self._fail(error)
+            raise
+
+    def save_episode(self) -> None:
+        """End the running episode and lay it down: videos, rows, then the manifest. On the disk when this returns.
+
+        Raises:
+            ValueError: if the episode has no frame.
+            EncoderFailedError: if an encoder failed. Here and below, the other cameras' files are finished, and what
+                there is of the episode is kept: `recover` lays it down, `clear_episode_buffer` gives it up.
+            EncoderStalledError: if an encoder does not end.
+            RecordingDiskFullError: if the disk is full.
+            RecordingError: if the recorder was finalized, or an episode before failed.
+        """
+        self._check_open("save an episode")
+        if not len(self._rows) or self._journal is None:
+            raise ValueError("Expected a frame or more in the episode that is saved, found none: call add_frame first.")
+        try:
+            self._journal.mark_saved()
+            self._cameras.end()
+            self._journal.close()
+            self._pending.append((self._next_episode(), self._rows, not self._strays))
+            self._reset()
+            if len(self._pending) >= self._batch:
+                self._lay_down()
+        except BaseException as error:
+            self._fail(error)
+            raise
+
+    def clear_episode_buffer(self) -> None:
+        """Give the running episode up: its frames and files are removed. Harmless when there is none."""
+        if self._journal is None:
+            return
+        self._failed = None
+        self._journal.close()
+        with contextlib.suppress(RecordingError):  # of an encoder that failed, which was reported where it did
+            self._cameras.cancel()
+        shutil.rmtree(self._place.unfinished(self._next_episode()), ignore_errors=True)
+        self._reset()
+
+    def finalize(self) -> None:
+        """Encode what waits, tidy the tables up and wait for all uploads. Finalizing twice does nothing.
+
+        Frames that were added and not saved are given up, with a warning in the log.
+
+        Raises:
+            StoreError: if something could not be uploaded; its note names the folder that keeps it. Finalizing again
+                tries again.
+            RecordingError: if a waiting episode cannot be encoded.
+        """
+        if self._ended:
+            return
+        if self._failed is None:
+            self._give_up()
+            self._lay_down()
+        elif self._journal is not None:
+            self._journal.close()
+        self._cameras.close()
+        self._layout.finish(self._place.root, self._state)
+        self._place.tidy()
+        if self._uploader is not None:
+            self._uploader.submit(self._layout.upload_plan(self._place.root), prune=True)
+            self._uploader.wait()
+            self._uploader.close()
+            if self._failed is None:
+                self._place.remove()
+        self._lock.release()
+        self._ended = True
+
+    def __enter__(self) -> Self:
+        """The recorder itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Finalize; after an exception, give the running episode up first, and let the exception through."""
+        if error is None:
+            self.finalize()
+            return
+        try:
+            if self._failed is None:
+                self.clear_episode_buffer()
+            self.finalize()
+        except Exception as another:
+            error.add_note(f"Besides, the recording could not be finalized: {type(another).__name__}: {another}")
+
+    # -- a frame ------------------------------------------------------------------------------------------------------
+
+    def _reset(self) -> None:
+        """Get ready for an episode, whose files are made with its first frame."""
+        features, encoding = self._state.spec.features, self._state.spec.encoding
+        self._rows = EpisodeRows()
+        self._journal: Journal | None = None
+        self._pictures = {camera: PictureMaker(encoding["pix_fmt"]) for camera in features.videos}
+        self._times: dict[str, CaptureTimes | GridTimes] = {}
+        self._fed: dict[str, tuple[int, float | None]] = {}
+        self._strays = False
+
+    def _next_episode(self) -> int:
+        return self._state.total_episodes + len(self._pending)
+
+    def _check_open(self, action: str) -> None:
+        if self._ended:
+            raise RecordingError(f"Cannot {action} in {display_uri(self.root)}: the recording was finalized.")
+        if self._failed is not None:
+            raise RecordingError(
+                f"Cannot {action} in {display_uri(self.root)}: an episode failed with {type(self._failed).__name__}. "
+                "What there is of it is kept for lazyvid.recording.recover, once the recorder is finalized; or give "
+                "the running one up by clear_episode_buffer()."
+            )
+
+    def _fail(self, error: BaseException) -> None:
+        """From here on, what there is of the episode is for `recover`."""
+        self._failed = error
+        if self._journal is not None:
+            with contextlib.suppress(RuntimeError, RecordingError):  # the error that is known, or no episode any more
+                self._cameras.end()  # the other cameras' files are whole then
+        error.add_note(
+            f"What there is of the episode is kept in {self._place.unfinished_root}: lazyvid.recording.recover lays it "
+            "down."
+        )
+
+    def _give_up(self) -> None:
+        """Clear the running episode before the recorder ends, and say so."""
+        if len(self._rows):
+            _log.warning(
+                "Giving up %d frames of episode %d in %s: they were not saved before the recorder was finalized.",
+                len(self._rows), self._next_episode(), display_uri(self.root),
+            )  # fmt: skip
+        self.clear_episode_buffer()
+
+    def _check_times(self, frame: CheckedFrame) -> None:
+        """Raise ValueError unless every camera's time follows its last one."""
+        for name, known in (self._times or self._new_times(frame)).items():
+            known.tick(None if frame.times is None else frame.times.get(name))
+
+    def _new_times(self, frame: CheckedFrame) -> dict[str, CaptureTimes | GridTimes]:
+        """By camera, the times of an episode that begins with this frame."""
+        if frame.times is None:
+            return {name: GridTimes(self._state.spec.rate) for name in frame.pictures or (TIMESTAMP,)}
+        origin = min(frame.times.values())
+        return {name: CaptureTimes(origin) for name in frame.times}
+
+    def _take(self, frame: CheckedFrame) -> None:
+        """Give a checked frame to the cameras and the journal; it counts when both have it."""
+        if self._journal is None:
+            self._begin(frame)
+        row = len(self._rows)
+        times: Mapping[str, float | None] = frame.times or dict.fromkeys(frame.pictures)
+        for camera in frame.pictures:
+            # A camera that had the frame before another one refused it has it already.
+            if self._fed.get(camera) != (row, times[camera]):
+                self._strays = self._strays or self._fed.get(camera, (-1, None))[0] == row
+                self._cameras.feed(camera, frame.pictures[camera], times[camera])
+                self._fed[camera] = (row, times[camera])
+        self._write_down(frame)
+        self._rows.add(frame)
+        self._count(frame)
+
+    def _write_down(self, frame: CheckedFrame) -> None:
+        if self._journal is not None:
+            self._journal.add_frame(frame)
+
+    def _begin(self, frame: CheckedFrame) -> None:
+        """Make the files of an episode."""
+        number = self._next_episode()
+        folder = self._place.unfinished(number)
+        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            folder.mkdir(parents=True)
+        except OSError as error:
+            raise RecordingError(f"Cannot make the folder {folder} of the episode: {error}.") from error
+        journal = Journal(folder / spool.JOURNAL, durable_s=self._durable_s)
+        try:
+            self._cameras.begin(number, folder, origin=min(frame.times.values()) if frame.times else None)
+        except BaseException:
+            journal.close()
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        self._journal = journal
+
+    def _count(self, frame: CheckedFrame) -> None:
+        if not self._times:
+            self._times = self._new_times(frame)
+        for name, known in self._times.items():
+            known.add(None if frame.times is None else frame.times[name])
+
+    # -- an episode ---------------------------------------------------------------------------------------------------
+
+    def _lay_down(self) -> None:
+        """Encode the episodes that wait, and lay them down one after the other."""
+        while self._pending:
+            number, rows, strict = self._pending[0]
+            files = self._cameras.files(number, rows)
+            self._state = self._layout.add(
+                self._place.root, self._state, make_episode(self._state.spec, number, rows, files, strict=strict)
+            )
+            del self._pending[0]
+            shutil.rmtree(self._place.unfinished(number), ignore_errors=True)
+            self._cameras.clean(number)
+            if self._uploader is not None:
+                self._uploader.submit(self._layout.upload_plan(self._place.root))
+
+
+class VideoEncodingManager:
+    """A block at whose end a recorder is finalized, whatever happens inside.
+
+    After an exception the running episode is given up, episodes that wait are encoded and what the interrupted one left
+    is removed; the exception goes on.
+
+    Args:
+        recorder: The recorder.
+    """
+
+    def __init__(self, recorder: Recorder) -> None:
+        self.recorder = recorder
+
+    def __enter__(self) -> Self:
+        """The manager itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """As the recorder's own."""
+        self.recorder.__exit__(kind, error, traceback)
+
+
+def make_episode(
+    spec: RecordingSpec,
+    number: int,
+    rows: EpisodeRows,
+    files: Mapping[str, CameraFile],
+    *,
+    strict: bool,
+    interrupted: bool = False,
+) -> Episode:
+    """An episode of rows and finished files, each file held against the rows.
+
+    Args:
+        spec: What is recorded.
+        number: The episode's number.
+        rows: Its rows.
+        files: Its cameras' files.
+        strict: Whether a frame that no row has is an error.
+        interrupted: Whether its end may be missing.
+
+    Raises:
+        EncoderFailedError: if a file holds frames at times that no row has.
+    """
+    videos = tuple(
+        finish_video(camera, file.path, rows, spec.rate, strict=strict)
+        for camera, file in sorted(files.items())
+        if file.path.exists()  # a camera all of whose frames were dropped has none
+    )
+    stats = row_statistics(rows, spec.features)
+    stats |= {camera: file.stats for camera, file in files.items() if file.stats is not None}
+    return Episode(number, rows, videos, stats, interrupted)
+
+
+def _cameras(spec: RecordingSpec, root: Path, queue_maxsize: int, on_full: OnFull, durable_s: float) -> Cameras:
+    """What makes files of the cameras' pictures, by the recording's settings."""
+    settings = spec.encoding
+    if not settings["streaming_encoding"]:
+        return ImageCameras(spec.features.videos, root, ImageEncoding.from_settings(spec.rate, settings))
+    encoder = StreamingVideoEncoder(
+        spec.rate,
+        settings["vcodec"],
+        settings["pix_fmt"],
+        settings["g"],
+        settings["crf"],
+        settings["preset"],
+        queue_maxsize,
+        settings["encoder_threads"],
+        on_full=on_full,
+        durable_s=durable_s,
+    )
+    return StreamingCameras(spec.features.videos, encoder)
