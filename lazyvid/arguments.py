@@ -71,6 +71,12 @@ def checked_positions(indices: Iterable[Any] | Tensor, length: int, *, what: str
     return positions
 
 
+def check_type(name: str, value: object, expected: type) -> None:
+    """Raise TypeError naming the expected type unless `value` is None or of it."""
+    if value is not None and not isinstance(value, expected):
+        raise TypeError(f"Expected {name} to be a {expected.__name__}, got {value!r}.")
+
+
 def check_word(name: str, value: object, valid: Sequence[str]) -> None:
     """Raise ValueError naming the valid words unless `value` is one of them."""
     if value not in valid:

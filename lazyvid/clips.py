@@ -17,6 +17,7 @@ from lazyvid.decoding.convert import PictureFormat
 from lazyvid.decoding.files import Fetch, VideoFiles
 from lazyvid.decoding.reader import ReadRequest, read_frames
 from lazyvid.decoding.torchcodec import read_with_torchcodec
+from lazyvid.errors import LimitExceededError
 from lazyvid.frames import Clip, Limits
 from lazyvid.index.recipe import IndexRecipe
 from lazyvid.index.view import FrameView
@@ -41,6 +42,11 @@ class ReadOptions:
         check_word("channel_format", self.channel_format, get_args(ChannelFormat))
         check_word("fetch", self.fetch, get_args(Fetch))
         check_word("backend", self.backend, get_args(Backend))
+        resize = self.picture.resize
+        if resize is not None and resize[0] * resize[1] > self.limits.pixels:
+            raise LimitExceededError(
+                f"Expected resize to give at most {self.limits.pixels} pixels (Limits.pixels), got {resize}."
+            )
         if self.backend == "torchcodec" and self.picture.colorspace != "RGB":
             raise ValueError("backend='torchcodec' gives RGB only: use backend='pyav' for gray frames.")
 

@@ -21,12 +21,12 @@ import torch
 from torch import Tensor
 
 from lazyvid import timing
-from lazyvid.arguments import check_word, checked_positions, checked_size, checked_times, listed
+from lazyvid.arguments import check_type, check_word, checked_positions, checked_size, checked_times, listed
 from lazyvid.clips import Backend, ChannelFormat, ClipRequest, ReadOptions, read_together
 from lazyvid.decoding.convert import Colorspace, InterpolationName, PictureFormat
 from lazyvid.decoding.files import Fetch
 from lazyvid.decoding.torchcodec import TorchcodecAdapter
-from lazyvid.errors import FrameTimestampError, TimeOutOfRangeError
+from lazyvid.errors import FrameTimestampError, LimitExceededError, TimeOutOfRangeError
 from lazyvid.frames import Clip, Frame, Limits
 from lazyvid.index.frame_index import FrameIndex, check_increasing
 from lazyvid.index.opening import open_index
@@ -101,6 +101,13 @@ class LazyVideo:
         stream: int | None = None,
         limits: Limits | None = None,
     ) -> None:
+        for name, value, expected in (
+            ("store", store, ObjectStore),
+            ("frame_index", frame_index, FrameIndex),
+            ("cache", cache, SegmentCache),
+            ("limits", limits, Limits),
+        ):
+            check_type(name, value, expected)
         if store is not None and storage_options is not None:
             raise ValueError("Expected store or storage_options, got both: options belong to the store.")
         picture = PictureFormat(checked_size(resize), "G" if colorspace == "GRAY" else colorspace, interpolation)
@@ -182,6 +189,8 @@ class LazyVideo:
         Raises:
             LazyVidError: the first error, in that order; those not begun are not opened.
         """
+        if isinstance(uris, (str, os.PathLike)):
+            raise TypeError(f"Expected a sequence of URIs, got one: {display_uri(uris)}.")
         if options.get("store") is None:
             options["store"] = ObjectStore(storage_options=options.pop("storage_options", None))
         with ThreadPoolExecutor(max_workers) as executor:
@@ -446,6 +455,11 @@ class LazyVideo:
         if fps is None:
             first = int(timing.played_at(self.timestamps, start_seconds))
             return self._clip(np.arange(first, timing.between(self.timestamps, start_seconds, stop_seconds)[1]))
+        most = self._options.limits.frames
+        if (stop_seconds - start_seconds) * fps > most:
+            raise LimitExceededError(
+                f"Expected at most {most} frames (Limits.frames), got {stop_seconds - start_seconds} s at fps={fps}."
+            )
         asked = timing.grid(start_seconds, stop_seconds, fps)
         return self._clip(timing.played_at(self.timestamps, asked), timestamps=asked)
 

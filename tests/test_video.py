@@ -21,6 +21,7 @@ from lazyvid.errors import (
     FrameIndexError,
     FrameTimestampError,
     LazyVidError,
+    LimitExceededError,
     MissingIndexError,
     TimeOutOfRangeError,
 )
@@ -577,3 +578,31 @@ def test_concat_of_frame_indexes_reads_like_concat_of_videos(parts: list[LazyVid
     index = FrameIndex.concat([part.frame_index for part in parts], timestamps="append")
     assert index.timestamps() == pytest.approx(np.arange(35) / 30)
     assert index.sources[0].time_base == Fraction(parts[0].frame_index.sources[0].time_base)
+
+
+# -- arguments --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"store": "/tmp"}, TypeError),
+        ({"cache": "/tmp"}, TypeError),
+        ({"limits": 5}, TypeError),
+        ({"frame_index": "v.mp4"}, TypeError),
+        ({"resize": (10**6, 10**6)}, LimitExceededError),
+    ],
+)
+def test_an_argument_of_another_kind_is_named(path: Path, options: dict[str, Any], error: type[Exception]) -> None:
+    with pytest.raises(error, match=next(iter(options))):
+        LazyVideo(path, **options)
+
+
+def test_a_resampling_to_more_frames_than_allowed_is_refused(video: LazyVideo) -> None:
+    with pytest.raises(LimitExceededError, match="fps"):
+        video.get_frames_played_in_range(0.0, 1.0, fps=1e9)
+
+
+def test_open_many_does_not_take_a_single_uri_apart(path: Path) -> None:
+    with pytest.raises(TypeError, match=r"v\.mp4"):
+        LazyVideo.open_many(str(path))

@@ -15,18 +15,18 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from lazyvid.arguments import check_word
 from lazyvid.errors import (
     CorruptIndexError,
     LimitExceededError,
     MissingIndexError,
-    ObjectChangedError,
     StaleIndexError,
     StoreError,
 )
 from lazyvid.frames import Limits
 from lazyvid.index import foreign, local, sidecar
 from lazyvid.index.foreign import ForeignTable
-from lazyvid.index.frame_index import FrameIndex, Source, appended
+from lazyvid.index.frame_index import FrameIndex, appended
 from lazyvid.index.placing import distinct_files, located, portable, public
 from lazyvid.storage import ObjectMeta, ObjectStore, UriLike, display_uri, parent_uri, relative_uri
 from lazyvid.storage.objects import same_etag
@@ -100,8 +100,8 @@ def open_index(
         VideoError: if a file must be scanned and cannot be.
         ValueError: if a word is unknown, or `segment_uris` does not fit the index.
     """
-    _check_word("on_missing_index", on_missing_index, get_args(OnMissingIndex))
-    _check_word("on_stale_index", on_stale_index, get_args(OnStaleIndex))
+    check_word("on_missing_index", on_missing_index, get_args(OnMissingIndex))
+    check_word("on_stale_index", on_stale_index, get_args(OnStaleIndex))
     store = store or ObjectStore()
     opening = _Opening(
         store=store,
@@ -265,15 +265,10 @@ class _Opening:
         return self.opened(index, "built")
 
     def _scan(self, file: str) -> FrameIndex:
-        from lazyvid.index.probe import build_index  # FFmpeg is loaded only where a file is scanned
+        from lazyvid.index.probe import scan_version  # FFmpeg is loaded only where a file is scanned
 
         (head,) = self.heads([file])
-        index = build_index(file, store=self.store, scan="header", stream=self.stream, limits=self.limits)
-        for source in index.sources:
-            if source.size != head.size or not _same_version(source, head):
-                raise ObjectChangedError(
-                    f"Expected {display_uri(file)} to stay as it is while it is indexed, found it replaced. Try again."
-                )
+        index = scan_version(self.store, head, scan="header", stream=self.stream, limits=self.limits)
         name = "" if file == self.video else relative_uri(public(file), base=parent_uri(public(self.video)))
         return index.with_source_uris([name] * len(index.sources))
 
@@ -356,10 +351,6 @@ def _shown(print_: int | None) -> str:
     return "" if print_ is None else f", fingerprint {print_:08x}"
 
 
-def _same_version(source: Source, head: ObjectMeta) -> bool:
-    return source.etag is None or head.etag is None or same_etag(source.etag, head.etag)
-
-
 def _check_segment_count(segments: Sequence[str] | None, count: int) -> None:
     if segments is not None and len(segments) != count - 1:
         raise ValueError(
@@ -367,8 +358,3 @@ def _check_segment_count(segments: Sequence[str] | None, count: int) -> None:
             "segments), "
             f"got {len(segments)}."
         )
-
-
-def _check_word(name: str, value: str, valid: Sequence[str]) -> None:
-    if value not in valid:
-        raise ValueError(f"Invalid {name}={value!r}: expected one of {', '.join(map(repr, valid))}.")

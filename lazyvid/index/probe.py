@@ -24,7 +24,7 @@ from lazyvid.index.probe_info import (
 from lazyvid.index.probe_mp4 import index_mp4
 from lazyvid.index.probe_other import index_other
 from lazyvid.index.sniff import describe_bytes
-from lazyvid.storage import ObjectStore, display_uri
+from lazyvid.storage import ObjectMeta, ObjectStore, display_uri
 
 if TYPE_CHECKING:
     from lazyvid.index.frame_index import FrameIndex
@@ -81,8 +81,13 @@ def build_index(
     if scan not in ("header", "full"):
         raise ValueError(f"Invalid scan {scan!r}: expected 'header' or 'full'.")
     store = store if store is not None else ObjectStore(storage_options=storage_options)
-    limits = limits or Limits()
-    meta = store.head(uri)
+    return scan_version(store, store.head(uri), scan=scan, stream=stream, limits=limits or Limits())
+
+
+def scan_version(
+    store: ObjectStore, meta: ObjectMeta, *, scan: Literal["header", "full"], stream: int | None, limits: Limits
+) -> FrameIndex:
+    """`build_index` of the version of a file that is known already."""
     headers = scan_headers(store, meta, limits=limits)
     if headers.container is None:
         found = describe_bytes(headers.bytes.read(0, FIRST_READ))

@@ -101,7 +101,7 @@ def _listed(store: ObjectStore, sidecar: str) -> dict[str, ObjectMeta]:
     """What lies in a sidecar, by path relative to it; nothing where the store does not list."""
     prefix = split(sidecar)[1].rstrip("/") + "/"
     try:
-        found = store.list(sidecar)
+        found = store.list(append_suffix(sidecar, "/"))  # the folder: without it, also an object of this name
     except (AccessDeniedError, ObjectNotFoundError, NotImplementedError):
         return {}
     return {split(meta.uri)[1].removeprefix(prefix): meta for meta in found if split(meta.uri)[1].startswith(prefix)}

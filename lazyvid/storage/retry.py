@@ -118,6 +118,8 @@ async def _within(deadline: Deadline, attempt: Callable[[], Awaitable[T]]) -> T:
         if not task.done():
             task.cancel()
             await asyncio.wait([task], timeout=1.0)
+        if task.done() and not task.cancelled():
+            task.exception()  # seen, also where this wait was itself cancelled: asyncio need not report it at its end
 
 
 def _pause_s(tries: int, fault: TransientFault) -> float:

@@ -154,7 +154,7 @@ def test_without_a_sidecar_it_is_built_with_one_warning(tmp_path: Path, monkeypa
 
 @pytest.mark.parametrize("word", ["on_missing_index", "on_stale_index"])
 def test_unknown_words_are_said(tmp_path: Path, word: str) -> None:
-    with pytest.raises(ValueError, match=rf"{word}='perhaps'.*'raise'"):
+    with pytest.raises(ValueError, match=rf"{word} 'perhaps'.*'raise'"):
         open_index(tmp_path / "v.mp4", **{word: "perhaps"})  # type: ignore[arg-type]
 
 
