@@ -131,10 +131,17 @@ class Limit:
     def _planned(self, numbers: tuple[int, ...]) -> list[tuple[list[Packet[Any]], set[int]]]:
         if numbers not in self._plans:
             positions = np.unique([self._position[number] for number in numbers])
-            self._plans[numbers] = [
-                ([self._packets[p] for p in run.positions], set(self._order.row[run.wanted].tolist()))
-                for run in plan_runs(self._order, positions)
-            ]
+            plan: list[tuple[list[Packet[Any]], set[int]]] = []
+            stop = -1
+            for run in plan_runs(self._order, positions):
+                packets = [self._packets[p] for p in run.positions]
+                wanted = set(self._order.row[run.wanted].tolist())
+                if run.start == stop:  # feeding on costs no packet and saves a drain
+                    plan[-1] = (plan[-1][0] + packets, plan[-1][1] | wanted)
+                else:
+                    plan.append((packets, wanted))
+                stop = run.stop
+            self._plans[numbers] = plan
         return self._plans[numbers]
 
 

@@ -1,0 +1,238 @@
+"""Cameras recorded in real time, as a robot's loop would feed them: what that costs, and that no frame goes astray.
+
+The frames carry their numbers. After the run every file is decoded: each kept frame must lie at its own capture time,
+and frames fed = frames in the file + frames reported dropped. Then the same frames are encoded by a plain `av` loop and
+by lazyvid in turns, as fast as each can, for the processor time of a frame.
+
+    python scripts/bench/record.py --seconds 60 --json bench-output/record.json
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+import av
+import numpy as np
+import numpy.typing as npt
+import typer
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+from common import Spread, measure, ratios, write_json
+from rich.console import Console
+
+from lazyvid.recording.codecs import codec_options, encoder_name, hush
+from lazyvid.recording.encoder import StreamingVideoEncoder
+from lazyvid.testing import painted_frame, read_frame_number
+
+Frames = Sequence[npt.NDArray[np.uint8]]
+
+_DISTINCT = 90  # pictures, shown again and again: three seconds, longer than any queue
+_LATENESS_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What is recorded, and how."""
+
+    vcodec: str
+    preset: str
+    g: int = 2
+    crf: float = 30
+    cameras: int = 4
+    width: int = 640
+    height: int = 480
+    fps: int = 30
+
+    @property
+    def keys(self) -> list[str]:
+        """The cameras' names."""
+        return [f"camera-{number}" for number in range(self.cameras)]
+
+    def encoder(self, **options: Any) -> StreamingVideoEncoder:
+        """What is measured."""
+        return StreamingVideoEncoder(
+            self.fps, self.vcodec, g=self.g, crf=self.crf, preset=self.preset, **options
+        )  # fmt: skip
+
+    def frames(self) -> Frames:
+        """Moving pictures that carry their numbers, in memory as cameras give them."""
+        numbers = range(_DISTINCT)
+        return [np.ascontiguousarray(painted_frame(n, width=self.width, height=self.height)) for n in numbers]
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What came of one episode in real time."""
+
+    setting: Setting
+    seconds: float
+    fed: int
+    """Frames, of all cameras together, like the next two."""
+    in_files: int
+    dropped: int
+    adds_up: bool
+    """Whether for each camera fed = in the file + dropped, each kept frame at its own time, each other one reported."""
+    feed_ms_median: float
+    feed_ms_p99: float
+    feed_ms_max: float
+    late_ticks: int
+    """Ticks that began more than half a frame late, because of the machine or of feeding."""
+    finish_s: float
+    cpu_ms_per_frame: float
+    """Of the whole process, per frame in a file."""
+    wrong: list[str] = field(default_factory=list)
+    """What does not add up."""
+
+
+def record(setting: Setting, frames: Frames, folder: Path, *, seconds: float) -> Recorded:
+    """Feed all cameras at their rate, then finish and check every file."""
+    ticks = round(seconds * setting.fps)
+    costs: list[float] = []
+    late = 0
+    with setting.encoder() as encoder:
+        encoder.start_episode(setting.keys, folder)
+        cpu, began = time.process_time(), time.perf_counter() + 0.05
+        for tick in range(ticks):
+            due = began + tick / setting.fps
+            time.sleep(max(0.0, due - time.perf_counter()))
+            late += time.perf_counter() - due > 0.5 / setting.fps
+            for key in setting.keys:
+                start = time.perf_counter()
+                encoder.feed_frame(key, frames[tick % _DISTINCT], _LATENESS_S + tick / setting.fps)
+                costs.append(time.perf_counter() - start)
+        ended = time.perf_counter()
+        paths = {key: path for key, (path, _) in encoder.finish_episode().items()}
+        finish = time.perf_counter() - ended
+        cpu = time.process_time() - cpu
+        dropped = encoder.dropped_timestamps
+    kept, wrong = 0, []
+    for key, path in paths.items():
+        ticks_in_file, errors = _contents(path, setting)
+        missing = sorted(set(range(ticks)) - set(ticks_in_file))
+        if missing != [round((seconds - _LATENESS_S) * setting.fps) for seconds in dropped[key]]:
+            errors.append(f"{len(missing)} missing, {len(dropped[key])} reported dropped")
+        kept += len(ticks_in_file)
+        wrong += [f"{key}: {error}" for error in errors]
+    in_ms = np.array(costs) * 1e3
+    return Recorded(
+        setting=setting,
+        seconds=seconds,
+        fed=len(costs),
+        in_files=kept,
+        dropped=sum(map(len, dropped.values())),
+        adds_up=not wrong,
+        feed_ms_median=float(np.median(in_ms)),
+        feed_ms_p99=float(np.quantile(in_ms, 0.99)),
+        feed_ms_max=float(in_ms.max()),
+        late_ticks=int(late),
+        finish_s=finish,
+        cpu_ms_per_frame=cpu * 1e3 / max(kept, 1),
+        wrong=wrong[:10],
+    )
+
+
+def _contents(path: Path, setting: Setting) -> tuple[list[int], list[str]]:
+    """The ticks whose frames a file holds, by their times; and where the picture is another one's."""
+    ticks, errors = [], []
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        for picture in container.decode(stream):
+            tick = round(picture.pts * cast("Fraction", stream.time_base) * setting.fps)
+            try:
+                number = read_frame_number(picture.to_ndarray(format="rgb24"))
+            except ValueError as error:
+                errors.append(f"frame at tick {tick}: {error}")
+            else:
+                if number != tick % _DISTINCT:
+                    errors.append(f"frame {number} lies at tick {tick}")
+            ticks.append(tick)
+    return ticks, errors
+
+
+def by_av(setting: Setting, frames: Frames, folder: Path, *, count: int) -> None:
+    """The least that recording can be: frame after frame into PyAV, an ordinary MP4 for each camera."""
+    files = []
+    options = codec_options(setting.vcodec, setting.g, setting.crf, setting.preset)
+    for key in setting.keys:
+        container = av.open(str(folder / f"{key}.mp4"), "w")
+        stream = cast(
+            "VideoStream", container.add_stream(encoder_name(setting.vcodec), rate=setting.fps, options=options)
+        )
+        stream.width, stream.height, stream.pix_fmt = setting.width, setting.height, "yuv420p"
+        files.append((container, stream))
+    for number in range(count):
+        for container, stream in files:
+            picture = VideoFrame.from_ndarray(frames[number % _DISTINCT], format="rgb24")
+            picture.pts, picture.time_base = number, Fraction(1, setting.fps)
+            container.mux(stream.encode(picture))
+    for container, stream in files:
+        container.mux(stream.encode(None))
+        container.close()
+
+
+def by_lazyvid(setting: Setting, frames: Frames, folder: Path, *, count: int) -> None:
+    """The same frames through `StreamingVideoEncoder`, which waits instead of dropping."""
+    with setting.encoder(on_full="block") as encoder:
+        encoder.start_episode(setting.keys, folder)
+        for number in range(count):
+            for key in setting.keys:
+                encoder.feed_frame(key, frames[number % _DISTINCT])
+        encoder.finish_episode()
+
+
+def cost(setting: Setting, frames: Frames, folder: Path, *, count: int, repeats: int) -> dict[str, Any]:
+    """Processor time of a frame, in milliseconds, and how lazyvid's compares."""
+    runs: dict[str, Callable[[], object]] = {
+        "av": lambda: by_av(setting, frames, folder, count=count),
+        "lazyvid": lambda: by_lazyvid(setting, frames, folder, count=count),
+    }
+    timings = measure(runs, repeats=repeats)
+    per_frame = count * setting.cameras
+    spreads = {name: Spread.of([one.cpu * 1e3 for one in found]) / per_frame for name, found in timings.items()}
+    return {"cpu_ms_per_frame": spreads, "ratio": ratios(timings["lazyvid"], timings["av"])}
+
+
+def main(
+    seconds: Annotated[float, typer.Option(help="Length of the episode in H.264.")] = 60.0,
+    svt_seconds: Annotated[float, typer.Option(help="Length of the episode in AV1; 0 leaves it out.")] = 20.0,
+    svt_preset: Annotated[str, typer.Option(help="At 12 SVT-AV1 smears these pictures: some cannot be read.")] = "10",
+    slow_preset: Annotated[str, typer.Option(help="Preset of AV1 that is too slow here, so that frames drop.")] = "4",
+    slow_seconds: Annotated[float, typer.Option(help="Length of the episode with it; 0 leaves it out.")] = 10.0,
+    cost_frames: Annotated[int, typer.Option(help="Frames per camera of each pass of the CPU comparison.")] = 150,
+    repeats: Annotated[int, typer.Option(help="Passes of the CPU comparison.")] = 5,
+    json: Annotated[Path | None, typer.Option(help="Where the figures go.")] = None,
+) -> None:
+    """Record, check every frame, compare the cost; ends with 1 when a frame is missing or misplaced."""
+    console = Console()
+    settings = [
+        (Setting("h264", "ultrafast"), seconds),
+        (Setting("libsvtav1", svt_preset), svt_seconds),
+        (Setting("libsvtav1", slow_preset), slow_seconds),
+    ]
+    results: dict[str, Any] = {"load_before": list(os.getloadavg()), "recorded": [], "cost": {}}
+    hush("libsvtav1")
+    with tempfile.TemporaryDirectory() as temporary:
+        for setting, length in settings:
+            if length <= 0:
+                continue
+            recorded = record(setting, setting.frames(), Path(temporary), seconds=length)
+            results["recorded"].append(recorded)
+            console.print(recorded)
+        h264 = settings[0][0]
+        results["cost"] = cost(h264, h264.frames(), Path(temporary), count=cost_frames, repeats=repeats)
+        console.print(results["cost"])
+    if json is not None:
+        write_json(json, results)
+    if not all(recorded.adds_up for recorded in results["recorded"]):
+        raise typer.Exit(1)
+
+
+if __name__ == "__main__":
+    typer.run(main)
