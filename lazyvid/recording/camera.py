@@ -27,6 +27,9 @@ from lazyvid.recording.statistics import ImageStatistics, Statistics
 from lazyvid.recording.times import CaptureTimes, exact_rate
 
 _POLL_S = 0.1
+# Of the first frames each counts for the statistics, of later ones some: neighbours say the same, and counting costs
+# as much as a tenth of encoding.
+_COUNTED_ALL, _COUNTED_EVERY = 100, 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +55,8 @@ class CameraEncoderThread(threading.Thread):
     """Encodes the frames of a queue into an MP4 until a None comes, and puts one result on `result_queue`.
 
     The result is ("ok", statistics) when two frames or more came, ("ok", None) when fewer did (without any there is no
-    file), or ("error", message); the file then remains as far as it can be played.
+    file), or ("error", message); the file then remains as far as it can be played. The statistics are those of the
+    first 100 frames and of every fourth one after them.
 
     Args:
         video_path: The file; its folder is made.
@@ -109,7 +113,7 @@ class CameraEncoderThread(threading.Thread):
         self.durable_frames = 0
         """Frames that the file would still have if the process were killed now."""
         self.busy_since: float | None = None
-        """When the thread began with what it is at, by `time.monotonic`; None while it waits for frames."""
+        """When the thread began with the frame that it is at, by `time.monotonic`; None while it is at none."""
         self._origin = origin
         self._metadata = dict(metadata or {})
         self._options = {str(name): str(value) for name, value in (options or {}).items()}
@@ -184,7 +188,8 @@ class CameraEncoderThread(threading.Thread):
             if item is None:
                 break
             yield item
-        self.busy_since = time.monotonic()
+        # Not a sign of a stall while finishing: an encoder may have dozens of frames to go in one call.
+        self.busy_since = None
 
     def _queued(self, item: FrameLike | tuple[FrameLike, float | None] | QueuedFrame) -> QueuedFrame:
         if isinstance(item, QueuedFrame):
@@ -202,9 +207,10 @@ class CameraEncoderThread(threading.Thread):
         if self._times is not None:
             self._times.add(frame.seconds)
         self._next_number = frame.number + 1
+        if self.frame_count < _COUNTED_ALL or self.frame_count % _COUNTED_EVERY == 0:
+            self._statistics.update(pixels)
         self.frame_count += 1
         self.durable_frames = self._growing.count()
-        self._statistics.update(pixels)
 
     def _tick(self, frame: QueuedFrame) -> int:
         if self.frame_count == 0 and frame.seconds is not None:

@@ -57,13 +57,14 @@ class StreamingVideoEncoder:
         preset: Speed, by the encoder's own name or number; None leaves it to the encoder (12 for libsvtav1).
         queue_maxsize: Frames of a camera that may wait for its encoder.
         encoder_threads: `lp` for libsvtav1, threads for other encoders, per camera; None leaves it to the encoder.
-        on_full: What happens to a frame when as many wait: "drop" leaves it out and counts it, after a short wait that
-            a burst of frames is worth; "block" waits; "raise" raises `QueueFullError`.
+        on_full: What happens to a frame when as many wait: "drop" leaves it out and counts it; who feeds faster
+            than `fps` is first held up, for half a second an episode. "block" waits; "raise" raises `QueueFullError`.
         options: Further options of the encoder, by FFmpeg's names.
         durable_s: Seconds between two fsyncs of each file: what a loss of power may cost. A killed process loses only
             what `durable_frames` does not count.
         stall_timeout_s: Seconds that an encoder may spend on one frame before it counts as stalled.
-        finish_timeout_s: Seconds that `finish_episode` takes at most.
+        finish_timeout_s: Seconds that `finish_episode` takes at most; what an encoder still holds may be dozens of
+            frames.
 
     Raises:
         ValueError: if an argument is invalid.

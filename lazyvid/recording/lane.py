@@ -9,7 +9,6 @@ import logging
 import math
 import queue
 import time
-from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Literal
 
@@ -27,33 +26,38 @@ OnFull = Literal["drop", "block", "raise"]
 _MICROSECOND = Fraction(1, 1_000_000)
 _WARN_EVERY = 10
 _LOOK_EVERY_S = 0.2
-_BURST_S, _WAIT_S, _WON_BACK = 0.5, 0.1, 0.03
+_BURST_S = 0.5
 
 _log = logging.getLogger(__name__)
 
 
-@dataclass(slots=True)
 class Patience:
     """How long a camera may be kept waiting before its frame is dropped.
 
-    An encoder that opens, or frames that come in a burst, are worth a moment; an encoder that is too slow is not. So
-    there is half a second in all, won back at 3 % of the time: 1 ms a frame at 30 frames per second.
+    Who feeds frames faster than the frame rate has time: it may be held up until it is no longer ahead, for half a
+    second an episode. A loop in real time is never ahead, so it never waits.
+
+    Args:
+        rate: Frames per second.
     """
 
-    left: float = _BURST_S
-    """Seconds."""
-    since: float = 0.0
-    """When that was so."""
+    def __init__(self, rate: Fraction) -> None:
+        self._interval = float(1 / rate)
+        self._began = time.monotonic()
+        self._left = _BURST_S
 
-    def most(self, now: float) -> float:
-        """Seconds that may be waited now."""
-        self.left = min(_BURST_S, self.left + (now - self.since) * _WON_BACK)
-        self.since = now
-        return min(self.left, _WAIT_S)
+    def begin(self) -> None:
+        """Start the clock, with the first frame."""
+        self._began = time.monotonic()
+
+    def most(self, fed: int) -> float:
+        """Seconds that may be waited now, after `fed` frames."""
+        ahead = fed * self._interval - (time.monotonic() - self._began)
+        return max(0.0, min(self._left, ahead))
 
     def spend(self, seconds: float) -> None:
         """Count a wait."""
-        self.left = max(0.0, self.left - seconds)
+        self._left -= seconds
 
 
 class Lane:
@@ -90,7 +94,7 @@ class Lane:
         self._on_full = on_full
         self._stall_timeout_s = stall_timeout_s
         self._pictures = PictureMaker(thread.pix_fmt)
-        self._patience = Patience(since=time.monotonic())
+        self._patience = Patience(rate)
         self._fed = 0  # dropped frames counted
         self._last: float | None = None
 
@@ -101,6 +105,7 @@ class Lane:
         self._check_time(seconds)
         pixels = self._pictures.check(image)
         if self._fed == 0:
+            self._patience.begin()
             self._origin.offer(self.key, seconds)
         if not self._put(pixels, seconds):
             self._count_drop(seconds)
@@ -180,7 +185,7 @@ class Lane:
                     f"No room for frame {self._fed} of {self.key!r}: {self._queue.qsize()} frames wait for its "
                     "encoder. This one was not taken. Feed it again later, or record with a faster encoder or preset."
                 )
-            wait = self._patience.most(time.monotonic()) if self._on_full == "drop" else _LOOK_EVERY_S
+            wait = self._patience.most(self._fed) if self._on_full == "drop" else _LOOK_EVERY_S
             if wait <= 0.0:
                 return False
         # In the layout that it has: the copy is then as fast as memory is, also of [C, H, W].

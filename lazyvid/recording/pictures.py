@@ -120,7 +120,10 @@ class PictureMaker:
             picture.color_range = ColorRange.JPEG
             return picture
         channels = 1 if pixels.ndim == 2 else pixels.shape[2]
-        source = VideoFrame.from_ndarray(_as_bytes(pixels), format=_FORMATS[channels])
+        # A conversion copies, so what is converted may lie in the memory of the frame; the encoder keeps what is not.
+        is_converted = _FORMATS[channels] != self.pix_fmt
+        wrap = VideoFrame.from_numpy_buffer if is_converted else VideoFrame.from_ndarray
+        source = wrap(_as_bytes(pixels), format=_FORMATS[channels])
         return self._reformatter.reformat(
             source,
             format=self.pix_fmt,
