@@ -18,7 +18,7 @@ from typing import BinaryIO
 import av
 import numpy as np
 
-from lazyvid.errors import NotAVideoError, RecordingError, TruncatedVideoError, VideoError
+from lazyvid.errors import NotAVideoError, RecordingError, TruncatedVideoError
 from lazyvid.index.probe import build_index
 from lazyvid.recording.mp4 import ORIGIN_TAG, sync
 from lazyvid.storage.local import TEMPORARY_PREFIX
@@ -112,7 +112,7 @@ def repair(path: Path) -> bool:
         os.replace(target, path)
         with contextlib.suppress(OSError):
             sync(str(path.parent))
-    except (av.FFmpegError, OSError, VideoError) as error:
+    except (av.FFmpegError, OSError, ValueError) as error:
         if isinstance(error, RecordingError):
             raise
         raise RecordingError(f"Cannot make {path} whole: {error}. It is left as it was.") from error
@@ -153,7 +153,7 @@ def _copy(path: Path, end: int, target: Path) -> list[float]:
         av.open(str(target), "w", format="mp4", options=_OPTIONS) as output,
     ):
         given = source.streams.video[0]
-        stream = output.add_stream_from_template(given)
+        stream = output.add_stream_from_template(given, opaque=True)  # else it looks for an encoder
         stream.time_base = given.time_base
         if ORIGIN_TAG in source.metadata:
             output.metadata[ORIGIN_TAG] = source.metadata[ORIGIN_TAG]

@@ -75,7 +75,9 @@ def _wait_for(lines: list[str], line: str, child: subprocess.Popen[str]) -> None
         time.sleep(0.001)
 
 
-def check_recovered(root: Path, said: list[str], report: RecoverReport, rows: int) -> None:
+def check_recovered(
+    root: Path, said: list[str], report: RecoverReport, before: int, rows: int, *, unreadable: float
+) -> None:
     """Nothing that was acknowledged is missing, and everything that is there is exact."""
     saved = sum(line.startswith("saved") for line in said)
     saving = sum(line.startswith("saving") for line in said)
@@ -98,9 +100,9 @@ def check_recovered(root: Path, said: list[str], report: RecoverReport, rows: in
                 continue
             video = LazyVideo(path, on_missing_index="raise")
             assert len(video) >= (rows if episode < saved else max(durable, default=0))
-            check_video(video, mine, camera)
+            check_video(video, mine, camera, unreadable=unreadable)
     assert not (root / ".unfinished").exists()
-    assert all(episode.number >= saved for episode in report.episodes)
+    assert [episode.number for episode in report.episodes] == list(range(before, before + len(report.episodes)))
     again = recover(root)
     assert not again.changed, str(again)
 
@@ -111,7 +113,9 @@ def kill_and_check(root: Path, *, rows: int, **how: Any) -> list[str]:
     for episode in range(before):  # what was saved opens as it lies there
         for camera in CAMERAS:
             assert len(LazyVideo(root / f"videos/{camera}/episode-{episode:06d}.mp4", on_missing_index="raise")) == rows
-    check_recovered(root, said, recover(root), rows)
+    # At this size, libsvtav1 paints a cell over now and then, kills or not.
+    unreadable = 0.1 if how.get("vcodec") == "libsvtav1" else 0.0
+    check_recovered(root, said, recover(root), before, rows, unreadable=unreadable)
     return said
 
 
@@ -141,7 +145,7 @@ def record_on(root: Path, said: list[str]) -> None:
 @pytest.mark.parametrize("seed", range(20))
 def test_killed_at_random_moments(tmp_path: Path, seed: int) -> None:
     moment = random.Random(seed)
-    options = [{}, {"vcodec": "libsvtav1", "preset": 12}, {"preset": "medium", "g": 30}][seed % 3]
+    options = [{}, {"vcodec": "libsvtav1", "preset": 12, "crf": 10}, {"preset": "medium", "g": 30}][seed % 3]
     how: dict[str, Any] = {"after_s": moment.uniform(0.0, 4.0)}
     if seed % 2 == 0:
         how = {"at": f"saving {seed % 3}", "after_s": moment.uniform(0.0, 0.2)}
@@ -234,7 +238,8 @@ KILLED_WRITER = """
 import os, sys
 from lazyvid.recording import VideoWriter
 from lazyvid.testing import painted_frame
-writer = VideoWriter(sys.argv[1], 30, preset="medium", g=8, vcodec=sys.argv[2])
+preset = "8" if "svt" in sys.argv[2] else "medium"
+writer = VideoWriter(sys.argv[1], 30, preset=preset, g=8, crf=20, vcodec=sys.argv[2])
 for k in range(int(sys.argv[3])):
     writer.add_frame(painted_frame(k, width=96, height=64), timestamp=5.125 + k / 7 if sys.argv[4] == "times" else None)
 os._exit(9)
@@ -242,7 +247,7 @@ os._exit(9)
 
 
 @pytest.mark.parametrize("times", ["times", "grid"])
-@pytest.mark.parametrize("vcodec", ["h264", "hevc"])
+@pytest.mark.parametrize("vcodec", ["h264", "hevc", "libsvtav1"])
 def test_an_unfinished_mp4_becomes_an_ordinary_one(tmp_path: Path, vcodec: str, times: str) -> None:
     command = [sys.executable, "-c", KILLED_WRITER, str(tmp_path / "a.mp4"), vcodec, "150", times]
     assert subprocess.run(command, check=False, timeout=120, stderr=subprocess.DEVNULL).returncode == 9
@@ -251,7 +256,7 @@ def test_an_unfinished_mp4_becomes_an_ordinary_one(tmp_path: Path, vcodec: str, 
     left.rename(path)
     ((name, frames),) = recover(path).videos.items()
     assert name == str(path)
-    assert frames >= 150 - 80
+    assert frames >= 150 - 110  # what libsvtav1 holds; the others hold half of that
     video = LazyVideo(path, on_missing_index="raise")
     assert [read_frame_number(frame) for frame in video[:]] == list(range(frames))
     expected = [5.125 + float(Fraction(round(Fraction(k, 7) * 10**6), 10**6)) if times == "times" else k / 30
