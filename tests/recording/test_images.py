@@ -187,7 +187,6 @@ def test_a_full_disk_has_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_waiting_has_an_end_and_threads_end(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "slow")
     before = threading.active_count()
     writer = ImageWriter(num_threads=1)
     blocked = threading.Event()
