@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import mmap
+import multiprocessing
 import os
 import tempfile
 import threading
@@ -161,8 +162,8 @@ def _sweep(directory: Path) -> None:
 
 def _remove_files_of(counters: _ProcessCounters) -> None:
     """Delete the counters of a process that ends, and of those below it, unless an ancestor of its own still counts."""
-    if os.getpid() != counters.pid or counters.path is None:
-        return
+    if os.getpid() != counters.pid or counters.path is None or multiprocessing.parent_process() is not None:
+        return  # a worker leaves its counters to its parent, which may begin to count only after the worker's end
     ancestors = set(_lineage(counters.path)[1:])
     if not any(_lineage(path)[0] in ancestors for path in _directory().glob("*.counters")):
         for path in _files_below(counters.name):

@@ -23,6 +23,9 @@ IntArray = npt.NDArray[np.int64]
 HIDDEN_ROW = -1
 """The frame number of a packet that is never shown."""
 
+_LONG_RUN = 256
+"""Packets after which a run that could go on ends."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DecodeOrder:
@@ -116,8 +119,8 @@ class Run:
 def plan_runs(order: DecodeOrder, positions: IntArray, *, steps_back: int = 0) -> list[Run]:
     """Runs that give the pictures of these packets.
 
-    Two wanted packets share a run when one's start lies inside the other's run: going on costs no more packets than
-    starting again.
+    Two wanted packets share a run when one's start lies inside the other's run or right behind it: going on costs no
+    more packets than starting again, and no drain and flush. A long run ends at such a seam, to bound what is held.
 
     Args:
         order: The source's packets.
@@ -133,12 +136,14 @@ def plan_runs(order: DecodeOrder, positions: IntArray, *, steps_back: int = 0) -
     # By start, since a leading picture's start lies before that of its key packet.
     by_start = np.argsort(starts, kind="stable")
     starts, stops = starts[by_start], np.maximum.accumulate(positions[by_start]) + 1
-    is_first = np.ones(len(positions), bool)
-    is_first[1:] = starts[1:] >= stops[:-1]
-    groups = np.split(by_start, np.flatnonzero(is_first)[1:])
+    firsts = [0]
+    for i in (np.flatnonzero(starts[1:] >= stops[:-1]) + 1).tolist():
+        if starts[i] > stops[i - 1] or stops[i - 1] - starts[firsts[-1]] >= _LONG_RUN:
+            firsts.append(i)
+    groups = np.split(by_start, firsts[1:])
     return [
-        _run(order, int(start), np.sort(positions[group]), steps_back)
-        for start, group in zip(starts[is_first], groups, strict=True)
+        _run(order, int(starts[first]), np.sort(positions[group]), steps_back)
+        for first, group in zip(firsts, groups, strict=True)
     ]
 
 

@@ -82,12 +82,15 @@ def plans(draw: st.DrawFn) -> tuple[Stream, DecodeOrder, np.ndarray]:
     return stream, DecodeOrder.of(stream.index(), 0), np.array(wanted, np.int64)
 
 
+def _best_start(order: DecodeOrder, position: int) -> int:
+    """The last key packet that comes before a packet in both orders; 0 without one."""
+    return max((k for k in order.keys.tolist() if k <= position and order.pts[k] <= order.pts[position]), default=0)
+
+
 def _starts_well(order: DecodeOrder, run: Run) -> bool:
-    """Whether a run begins at a key packet that comes before all that it wants, in both orders."""
-    return (
-        run.start in order.keys.tolist()
-        and run.start <= run.wanted.min()
-        and order.pts[run.start] <= order.pts[run.wanted].min()
+    """Whether a run begins at a key packet, and the best start of everything that it wants lies in it."""
+    return run.start in order.keys.tolist() and all(
+        run.start <= _best_start(order, position) for position in run.wanted.tolist()
     )
 
 
@@ -164,6 +167,15 @@ def test_a_run_goes_on_where_that_costs_no_more_than_starting_again() -> None:
     order = DecodeOrder.of(stream.index(), 0)
     spans = [(run.start, run.stop) for run in plan_runs(order, np.array([3, 8, 12, 39]))]
     assert spans == [(0, 9), (10, 13), (30, 40)]
+    touching = [(run.start, run.stop) for run in plan_runs(order, np.arange(5, 25))]
+    assert touching == [(0, 25)]
+
+
+def test_a_long_run_ends_at_a_key_packet() -> None:
+    count = 1000
+    stream = Stream(tuple(range(count)), tuple(p % 60 == 0 for p in range(count)), (0,) * count, (True,) * count)
+    spans = [(run.start, run.stop) for run in plan_runs(DecodeOrder.of(stream.index(), 0), np.arange(count))]
+    assert spans == [(0, 300), (300, 600), (600, 900), (900, 1000)]
 
 
 class TestDecodeOrder:
