@@ -2,6 +2,32 @@
 
 from __future__ import annotations
 
+from lazyvid.recording.codecs import (
+    HW_ENCODERS,
+    VALID_VIDEO_CODECS,
+    EncoderStatus,
+    codec_options,
+    detect_available_hw_encoders,
+    encoder_report,
+    resolve_vcodec,
+)
+from lazyvid.recording.images import ImageWriter, encode_video_frames
+from lazyvid.recording.remux import concatenate_video_files
+from lazyvid.recording.statistics import ImageStatistics, RunningQuantileStats
 from lazyvid.recording.writer import VideoWriter
 
-__all__ = ["VideoWriter"]
+__all__ = [
+    "HW_ENCODERS",
+    "VALID_VIDEO_CODECS",
+    "EncoderStatus",
+    "ImageStatistics",
+    "ImageWriter",
+    "RunningQuantileStats",
+    "VideoWriter",
+    "codec_options",
+    "concatenate_video_files",
+    "detect_available_hw_encoders",
+    "encode_video_frames",
+    "encoder_report",
+    "resolve_vcodec",
+]
