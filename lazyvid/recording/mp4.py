@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import cast
@@ -25,6 +25,7 @@ from lazyvid.errors import (
     RecordingDiskFullError,
     RecordingError,
 )
+from lazyvid.recording.codecs import hush, native_options, suited_pix_fmt
 
 ORIGIN_TAG = "lazyvid_origin"
 """Metadata of the file: the capture time, in seconds, that lies at 0 in it."""
@@ -39,6 +40,8 @@ _MUXER_OPTIONS = {
 }
 # Libraries that write to stderr unless told otherwise: (option that holds their parameters, the parameter).
 _QUIET = {"libx265": ("x265-params", "log-level=error")}
+# libx265 gives random decoding times where it is flushed before it has seen more pictures than it reorders.
+_LIBX265_GARBAGE = 2
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -87,6 +90,7 @@ class Mp4File:
     def __init__(self, path: str, spec: StreamSpec, *, metadata: Mapping[str, str] | None = None) -> None:
         self.path = path
         self._spec = spec
+        self._has_packets = False
         with self._translated("open"):
             self._container = av.open(path, "w", format="mp4", options=dict(_MUXER_OPTIONS))
         try:
@@ -105,7 +109,11 @@ class Mp4File:
         """
         picture.pts, picture.time_base = tick, self._spec.time_base
         with self._translated("write"):
-            self._container.mux(self._stream.encode(picture))
+            self._mux(self._stream.encode(picture))
+
+    def _mux(self, packets: Sequence[av.Packet[VideoStream]]) -> None:
+        self._has_packets = self._has_packets or bool(packets)
+        self._container.mux(packets)
 
     def finish(self) -> None:
         """Encode what the encoder still holds, make the file an ordinary MP4 and bring it to the disk.
@@ -115,7 +123,11 @@ class Mp4File:
             RecordingDiskFullError: if the disk is full.
         """
         with self._translated("finish"):
-            self._container.mux(self._stream.encode(None))
+            packets = self._stream.encode(None)
+            if not self._has_packets and len(packets) <= _LIBX265_GARBAGE:
+                for packet in packets:
+                    packet.dts = packet.pts
+            self._mux(packets)
             self._container.close()
             sync(self.path)
 
@@ -149,7 +161,7 @@ def _add_stream(container: OutputContainer, spec: StreamSpec) -> VideoStream:
     except ValueError as error:  # from PyAV, not FFmpeg: the container's table of codecs
         raise ValueError(f"Invalid vcodec: MP4 cannot hold what {spec.encoder!r} makes ({error}).") from error
     context = stream.codec_context
-    stream.width, stream.height, stream.pix_fmt = spec.width, spec.height, spec.pix_fmt
+    stream.width, stream.height, stream.pix_fmt = spec.width, spec.height, suited_pix_fmt(spec.encoder, spec.pix_fmt)
     stream.time_base = context.time_base = spec.time_base
     if spec.is_yuv:
         context.color_range = ColorRange.JPEG if spec.is_full_range else ColorRange.MPEG
@@ -162,6 +174,7 @@ def _add_stream(container: OutputContainer, spec: StreamSpec) -> VideoStream:
 
 def _open(stream: VideoStream, spec: StreamSpec) -> None:
     context = stream.codec_context
+    hush(spec.encoder)
     try:
         context.open(strict=False)
     except (av.FFmpegError, ValueError) as error:
@@ -176,7 +189,7 @@ def _open(stream: VideoStream, spec: StreamSpec) -> None:
 
 def _options(spec: StreamSpec) -> dict[str, str]:
     """The options, with what keeps the encoder's library from writing to stderr."""
-    options = dict(spec.options)
+    options = native_options(spec.options)
     if spec.encoder in _QUIET:
         name, parameter = _QUIET[spec.encoder]
         key = parameter.partition("=")[0]

@@ -424,3 +424,16 @@ def test_a_full_disk_has_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(RecordingError, match="RecordingDiskFullError"):
         writer.close()
     assert not (tmp_path / "a.mp4").exists()
+
+
+@pytest.mark.parametrize("vcodec", ["h264", "hevc"])
+@pytest.mark.parametrize("frames", [1, 2, 3, 70])
+def test_any_number_of_frames_is_written(tmp_path: Path, vcodec: str, frames: int) -> None:
+    """libx265 gives random decoding times where it is flushed after one or two pictures."""
+    path = tmp_path / "v.mp4"
+    with VideoWriter(path, 30, vcodec=vcodec) as writer:
+        for number in range(frames):
+            writer.add_frame(painted_frame(number, width=160, height=120))
+    video = LazyVideo(path, on_missing_index="raise")
+    assert [read_frame_number(frame) for frame in video] == list(range(frames))
+    assert video.timestamps == pytest.approx(np.arange(frames) / 30)
