@@ -12,6 +12,9 @@ from lazyvid.recording.codecs import (
     resolve_vcodec,
 )
 from lazyvid.recording.images import ImageWriter, encode_video_frames
+from lazyvid.recording.layout import Layout, RecordingLayout
+from lazyvid.recording.recorder import Recorder, VideoEncodingManager
+from lazyvid.recording.recover import RecoverReport, recover
 from lazyvid.recording.remux import concatenate_video_files
 from lazyvid.recording.statistics import ImageStatistics, RunningQuantileStats
 from lazyvid.recording.writer import VideoWriter
@@ -22,12 +25,18 @@ __all__ = [
     "EncoderStatus",
     "ImageStatistics",
     "ImageWriter",
+    "Layout",
+    "Recorder",
+    "RecordingLayout",
+    "RecoverReport",
     "RunningQuantileStats",
+    "VideoEncodingManager",
     "VideoWriter",
     "codec_options",
     "concatenate_video_files",
     "detect_available_hw_encoders",
     "encode_video_frames",
     "encoder_report",
+    "recover",
     "resolve_vcodec",
 ]

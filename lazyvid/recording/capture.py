@@ -21,8 +21,10 @@ import numpy.typing as npt
 
 from lazyvid.recording.codecs import effort_options
 from lazyvid.recording.encoder import StreamingVideoEncoder
-from lazyvid.recording.episodes import EpisodeRows
+from lazyvid.recording.episodes import Episode, EpisodeRows, finish_video, row_statistics
 from lazyvid.recording.images import ImageWriter, frame_path
+from lazyvid.recording.lane import OnFull
+from lazyvid.recording.manifest import RecordingSpec
 from lazyvid.recording.pictures import FrameLike
 from lazyvid.recording.png import decode_png
 from lazyvid.recording.statistics import ImageStatistics, Statistics, image_feature
@@ -215,6 +217,38 @@ def streamed_video(folder: Path, camera: str) -> Path:
     return next(folder.glob(f"*/{escape(name)}"), folder / name)
 
 
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """What may differ from one recorder of a recording to the next."""
+
+    queue_maxsize: int
+    """Pictures that wait for an encoder, per camera."""
+    on_full: OnFull
+    """What a full queue does to a picture."""
+    durable_s: float
+    """Seconds between two fsyncs of each file."""
+
+
+def cameras_of(spec: RecordingSpec, root: Path, tuning: Tuning) -> Cameras:
+    """What makes files of a recording's pictures, by the settings that it was begun with."""
+    settings = spec.encoding
+    if not settings["streaming_encoding"]:
+        return ImageCameras(spec.features.videos, root, ImageEncoding.from_settings(spec.rate, settings))
+    encoder = StreamingVideoEncoder(
+        spec.rate,
+        settings["vcodec"],
+        settings["pix_fmt"],
+        settings["g"],
+        settings["crf"],
+        settings["preset"],
+        tuning.queue_maxsize,
+        settings["encoder_threads"],
+        on_full=tuning.on_full,
+        durable_s=tuning.durable_s,
+    )
+    return StreamingCameras(spec.features.videos, encoder)
+
+
 def images_of(root: Path, camera: str, episode: int) -> Path:
     """The folder of an episode's images of a camera."""
     return root / IMAGES / camera / f"episode-{episode:06d}"
@@ -268,6 +302,38 @@ def encode_images(root: Path, camera: str, episode: int, rows: EpisodeRows, enco
             if number in wanted:
                 statistics.update(picture)
     return CameraFile(path, _of(statistics))
+
+
+def make_episode(
+    spec: RecordingSpec,
+    number: int,
+    rows: EpisodeRows,
+    files: Mapping[str, CameraFile],
+    *,
+    strict: bool,
+    interrupted: bool = False,
+) -> Episode:
+    """An episode of rows and finished files, each file held against the rows.
+
+    Args:
+        spec: What is recorded.
+        number: The episode's number.
+        rows: Its rows.
+        files: Its cameras' files.
+        strict: Whether a frame that no row has is an error.
+        interrupted: Whether its end may be missing.
+
+    Raises:
+        EncoderFailedError: if a file holds frames at times that no row has.
+    """
+    videos = tuple(
+        finish_video(camera, file.path, rows, spec.rate, strict=strict)
+        for camera, file in sorted(files.items())
+        if file.path.exists()  # a camera all of whose frames were dropped has none
+    )
+    stats = row_statistics(rows, spec.features)
+    stats |= {camera: file.stats for camera, file in files.items() if file.stats is not None}
+    return Episode(number, rows, videos, stats, interrupted)
 
 
 def video_statistics(path: Path, frames: int) -> Statistics | None:

@@ -13,86 +13,27 @@ only this module of the room knows Lance.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import datetime
-import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from fractions import Fraction
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 
 from lazyvid.errors import RecordingDiskFullError, RecordingError
 from lazyvid.index import lance_helper, lance_process
-from lazyvid.recording.episodes import (
-    NO_FRAME,
-    Episode,
-    EpisodeVideo,
-    Stats,
-    combined,
-    number_columns,
-    stats_from_json,
-    stats_to_json,
-)
-from lazyvid.recording.features import STRING, Features
+from lazyvid.recording.episodes import Episode, EpisodeVideo
+from lazyvid.recording.manifest import MANIFEST, RecordingSpec, RecordingState, read_manifest, write_manifest
 from lazyvid.recording.mp4 import sync
-from lazyvid.storage import ObjectStore, sidecar_uri
+from lazyvid.recording.rows import EPISODE_COLUMNS, columns_of, episode_row, frame_columns, frame_rows
 
-MANIFEST = "recording.json"
 FRAMES, EPISODES = "frames.lance", "episodes.lance"
-FORMAT_VERSION = 1
 _COMPACT_EVERY = 100
 _MOST_ROWS = 1 << 40
-_EPISODE_COLUMNS = (
-    "episode_index", "length", "tasks", "begin", "end", "has_capture_times", "interrupted", "videos", "stats",
-)  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class RecordingSpec:
-    """What is recorded; the same for all of its episodes."""
-
-    rate: Fraction
-    """Frames per second; nominal where there are capture times."""
-    features: Features
-    """What a frame holds."""
-    encoding: Mapping[str, Any] = field(default_factory=dict)
-    """The encoder's settings, by the names of `Recorder.create`."""
-
-
-@dataclass(frozen=True, slots=True)
-class RecordingState:
-    """A recording as its manifest counts it."""
-
-    spec: RecordingSpec
-    """What is recorded."""
-    total_episodes: int = 0
-    """Whole episodes."""
-    total_frames: int = 0
-    """Their rows."""
-    missing_frames: Mapping[str, int] = field(default_factory=dict)
-    """By camera: rows without a frame, because it was dropped or lost in a crash."""
-    stats: Stats = field(default_factory=dict)
-    """Of every feature, over all episodes."""
-
-    def plus(self, episode: Episode) -> RecordingState:
-        """The recording with one more episode."""
-        missing = {name: self.missing_frames.get(name, 0) for name in self.spec.features.videos}
-        videos = {video.camera: video.missing for video in episode.videos}
-        return dataclasses.replace(
-            self,
-            total_episodes=self.total_episodes + 1,
-            total_frames=self.total_frames + len(episode.rows),
-            missing_frames={name: n + videos.get(name, len(episode.rows)) for name, n in missing.items()},
-            stats=combined(self.stats, episode.stats),
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +94,7 @@ class RecordingLayout:
             ValueError: if two features get the same column.
             RecordingError: if there is a recording already, or the folder cannot be made.
         """
-        _columns(spec.features)
+        columns_of(spec.features)  # raises where two features would share one
         if (root / MANIFEST).exists():
             raise RecordingError(
                 f"Expected no recording in {root}, found one. Choose another folder, or go on with it: "
@@ -162,7 +103,7 @@ class RecordingLayout:
         state = RecordingState(spec)
         try:
             root.mkdir(parents=True, exist_ok=True)
-            _write_manifest(root, state)
+            write_manifest(root, state)
         except OSError as error:
             raise RecordingError(f"Cannot make a recording in {root}: {error}. Check the folder.") from error
         return state
@@ -203,12 +144,17 @@ class RecordingLayout:
         """
         for video in episode.videos:
             _place(video, self.video_path(root, episode.number, video.camera))
-        _append(frame_rows(state.spec, episode), root / FRAMES)
-        _append(_episode_row(root, self, state.spec, episode), root / EPISODES)
+        spec = state.spec
+        paths = {
+            video.camera: self.video_path(root, episode.number, video.camera).relative_to(root).as_posix()
+            for video in episode.videos
+        }
+        _append(frame_rows(spec.features, spec.rate, episode), root / FRAMES)
+        _append(episode_row(paths, spec.rate, episode), root / EPISODES)
         state = state.plus(episode)
         if state.total_episodes % _COMPACT_EVERY == 0:
             self.compact(root)
-        _write_manifest(root, state)
+        write_manifest(root, state)
         return state
 
     def finish(self, root: Path, state: RecordingState) -> None:
@@ -238,61 +184,11 @@ class RecordingLayout:
     def frames(self, root: Path) -> Any:
         """The rows of all whole episodes, in order, as a `pyarrow.Table`."""
         state = read_manifest(root)
-        return _whole(root / FRAMES, state, _frame_columns(state.spec.features))
+        return _whole(root / FRAMES, state, frame_columns(state.spec.features))
 
     def episodes(self, root: Path) -> Any:
         """One row a whole episode, in order, as a `pyarrow.Table`."""
-        return _whole(root / EPISODES, read_manifest(root), _EPISODE_COLUMNS)
-
-
-# -- the manifest -----------------------------------------------------------------------------------------------------
-
-
-def read_manifest(root: Path) -> RecordingState:
-    """A recording as its manifest counts it.
-
-    Raises:
-        RecordingError: if there is none, or it is damaged or of a later format version.
-    """
-    path = root / MANIFEST
-    try:
-        return parse_manifest(path.read_bytes())
-    except FileNotFoundError as error:
-        raise RecordingError(f"Expected a recording in {root}, found no {MANIFEST}. Check the folder.") from error
-    except (ValueError, KeyError, TypeError, ZeroDivisionError) as error:
-        raise RecordingError(f"Cannot read {path}: expected a recording's manifest, found {error!r}.") from error
-
-
-def parse_manifest(data: bytes) -> RecordingState:
-    """A recording as its manifest's bytes say; ValueError, KeyError or TypeError for other bytes."""
-    given = json.loads(data)
-    if given["format_version"] > FORMAT_VERSION:
-        raise RecordingError(
-            f"Expected a recording of format version {FORMAT_VERSION} at most, found {given['format_version']}: update "
-            "lazyvid."
-        )
-    spec = RecordingSpec(Fraction(given["fps"]), Features(given["features"]), given["encoding"])
-    return RecordingState(
-        spec, given["total_episodes"], given["total_frames"], given["missing_frames"], stats_from_json(given["stats"])
-    )
-
-
-def _write_manifest(root: Path, state: RecordingState) -> None:
-    text = json.dumps(
-        {
-            "format_version": FORMAT_VERSION,
-            "fps": str(state.spec.rate),
-            "features": state.spec.features.to_json(),
-            "columns": _columns(state.spec.features),
-            "encoding": dict(state.spec.encoding),
-            "total_episodes": state.total_episodes,
-            "total_frames": state.total_frames,
-            "missing_frames": dict(state.missing_frames),
-            "stats": stats_to_json(state.stats),
-        },
-        indent=1,
-    )
-    ObjectStore().write(root / MANIFEST, text.encode())  # atomic, and on the disk when it returns
+        return _whole(root / EPISODES, read_manifest(root), EPISODE_COLUMNS)
 
 
 # -- videos and rows --------------------------------------------------------------------------------------------------
@@ -308,99 +204,12 @@ def _place(video: EpisodeVideo, target: Path) -> None:
     video.index.save(target)
 
 
-def has_sidecar(video: Path) -> bool:
-    """Whether a video's sidecar lies beside it."""
-    return Path(sidecar_uri(video)).is_dir()
-
-
 def _whole(folder: Path, state: RecordingState, columns: Sequence[str]) -> Any:
     """The rows of whole episodes."""
     if not state.total_episodes:
         raise RecordingError(f"Expected an episode or more in {folder.parent}, found none: there is no {folder.name}.")
     table = _read(folder, columns)
     return table.filter(pc.less(table["episode_index"], state.total_episodes))
-
-
-def _columns(features: Features) -> dict[str, str]:
-    """The column of every feature; a camera's is the beginning of two. Lance takes no dots in names."""
-    columns = {feature.name: feature.name.replace(".", "_") for feature in features}
-    names = _frame_columns(features, columns)
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ValueError(f"Invalid features: more than one would be the column {twice[0]!r}; rename one.")
-    return columns
-
-
-def _frame_columns(features: Features, columns: Mapping[str, str] | None = None) -> list[str]:
-    """All columns of the table of frames."""
-    columns = _columns(features) if columns is None else columns
-    cameras = [f"{columns[name]}_{what}" for name in features.videos for what in ("timestamp", "frame")]
-    return [
-        "episode_index",
-        "frame_index",
-        "timestamp",
-        "task",
-        *(columns[name] for name in features.tabular),
-        *cameras,
-    ]
-
-
-def frame_rows(spec: RecordingSpec, episode: Episode) -> pa.Table:
-    """One row a frame: numbers, time, task, features, and for each camera when and as what frame it was taken."""
-    rows, count = episode.rows, len(episode.rows)
-    names = _columns(spec.features)
-    columns: dict[str, Any] = {
-        "episode_index": pa.array(np.full(count, episode.number, np.int64)),
-        "frame_index": pa.array(np.arange(count, dtype=np.int64)),
-        "timestamp": pa.array(rows.seconds(spec.rate)),
-        "task": pa.array(rows.tasks, pa.string()),
-    }
-    for name, values in number_columns(rows, spec.features).items():
-        columns[names[name]] = _number_array(values, spec.features.tabular[name].shape)
-    for name, feature in spec.features.tabular.items():
-        if feature.dtype == STRING:
-            columns[names[name]] = pa.array(rows.values[name], pa.string())
-    videos = {video.camera: video for video in episode.videos}
-    for camera in spec.features.videos:
-        frame_of_row = videos[camera].frame_of_row if camera in videos else np.full(count, NO_FRAME, np.int64)
-        gone = frame_of_row == NO_FRAME
-        columns[f"{names[camera]}_timestamp"] = pa.array(rows.camera_seconds(camera, spec.rate), mask=gone)
-        columns[f"{names[camera]}_frame"] = pa.array(frame_of_row, mask=gone)
-    return pa.table(columns)
-
-
-def _number_array(values: np.ndarray[Any, Any], shape: tuple[int, ...]) -> Any:
-    """A column of numbers; of fixed lists where a row has more than one, flat where it has more than one axis."""
-    flat = pa.array(values.reshape(-1))
-    size = int(np.prod(shape))
-    return flat if shape == (1,) else pa.FixedSizeListArray.from_arrays(flat, size)
-
-
-def _episode_row(root: Path, layout: RecordingLayout, spec: RecordingSpec, episode: Episode) -> pa.Table:
-    seconds = episode.rows.seconds(spec.rate)
-    videos = [
-        {
-            "camera": video.camera,
-            "path": layout.video_path(root, episode.number, video.camera).relative_to(root).as_posix(),
-            "frames": len(video.index),
-            "missing": video.missing,
-        }
-        for video in episode.videos
-    ]
-    kind = pa.struct([("camera", pa.string()), ("path", pa.string()), ("frames", pa.int64()), ("missing", pa.int64())])
-    return pa.table(
-        {
-            "episode_index": pa.array([episode.number], pa.int64()),
-            "length": pa.array([len(episode.rows)], pa.int64()),
-            "tasks": pa.array([episode.rows.task_names()], pa.list_(pa.string())),
-            "begin": pa.array([seconds[0]], pa.float64()),
-            "end": pa.array([seconds[-1]], pa.float64()),
-            "has_capture_times": pa.array([episode.rows.has_times]),
-            "interrupted": pa.array([episode.interrupted]),
-            "videos": pa.array([videos], pa.list_(kind)),
-            "stats": pa.array([json.dumps(stats_to_json(episode.stats))], pa.string()),
-        }
-    )
 
 
 # -- Lance ------------------------------------------------------------------------------------------------------------

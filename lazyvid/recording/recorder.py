@@ -1,57 +1,34 @@
 """`Recorder`: episodes of cameras and numbers, from a control loop to a folder or a bucket that training can read.
 
-The write flow from end to end: `features.py` checks a frame, `journal.py` keeps its row, `capture.py` its pictures;
+The write flow from end to end: `running.py` takes the frames of an episode, `capture.py` makes its files,
 `layout.py` lays the saved episode down and `upload.py` brings it into a store.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
 from fractions import Fraction
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from lazyvid.errors import EncoderFailedError, EncoderStalledError, RecordingDiskFullError, RecordingError
 from lazyvid.recording import spool
-from lazyvid.recording.capture import CameraFile, Cameras, ImageCameras, ImageEncoding, StreamingCameras
+from lazyvid.recording.capture import Cameras, Tuning, cameras_of, make_episode
 from lazyvid.recording.codecs import check_pix_fmt, encoder_name, resolve_vcodec
-from lazyvid.recording.encoder import StreamingVideoEncoder
-from lazyvid.recording.episodes import Episode, EpisodeRows, Stats, finish_video, row_statistics
-from lazyvid.recording.features import TIMESTAMP, CheckedFrame, Features
-from lazyvid.recording.journal import Journal
+from lazyvid.recording.features import Features
 from lazyvid.recording.lane import OnFull
-from lazyvid.recording.layout import Layout, RecordingLayout, RecordingSpec, RecordingState
-from lazyvid.recording.pictures import PictureMaker
+from lazyvid.recording.layout import Layout, RecordingLayout
+from lazyvid.recording.manifest import RecordingMeta, RecordingSpec, RecordingState
+from lazyvid.recording.running import RunningEpisode
 from lazyvid.recording.spool import RootLock, Spool
-from lazyvid.recording.times import CaptureTimes, GridTimes, exact_rate
+from lazyvid.recording.times import exact_rate
 from lazyvid.recording.upload import Uploader
 from lazyvid.storage import ObjectStore, display_uri, join_uri
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class RecordingMeta:
-    """How much a recorder has saved, episodes that wait to be encoded included."""
-
-    fps: float
-    """Frames per second."""
-    features: dict[str, dict[str, Any]]
-    """What a frame holds."""
-    total_episodes: int
-    """Saved episodes."""
-    total_frames: int
-    """Their frames."""
-    missing_frames: dict[str, int]
-    """By camera: rows without a frame, because it was dropped or lost in a crash."""
-    stats: Stats
-    """By feature: min, max, mean, std, count and quantiles, over all episodes that are laid down."""
 
 
 class Recorder:
@@ -83,13 +60,13 @@ class Recorder:
         self._place, self._layout, self._state, self._cameras = place, layout, state, cameras
         self._lock, self._durable_s = lock, durable_s
         self._batch = int(state.spec.encoding["batch_encoding_size"])
-        self._pending: list[tuple[int, EpisodeRows, bool]] = []
+        self._pending: list[RunningEpisode] = []
         self._ended = False
         self._failed: BaseException | None = None
         self._uploader = None
         if place.target is not None:
             self._uploader = Uploader(place.root, place.target, store=place.store)
-        self._reset()
+        self._episode = self._next_episode()
 
     @classmethod
     def create(
@@ -165,7 +142,7 @@ class Recorder:
         spec = RecordingSpec(exact_rate(fps), Features(features), encoding)
         place = spool.place_of(root, store=store, storage_options=storage_options, spool_dir=spool_dir)
         layout = layout or RecordingLayout()
-        cameras = _cameras(spec, place.root, queue_maxsize, on_full, durable_s)
+        cameras = cameras_of(spec, place.root, Tuning(queue_maxsize, on_full, durable_s))
         place.check_new()
         state = layout.create(place.root, spec)
         place.remember()
@@ -210,7 +187,7 @@ class Recorder:
         try:
             recover_root(place, layout)
             state = layout.open(place.root)
-            cameras = _cameras(state.spec, place.root, queue_maxsize, on_full, durable_s)
+            cameras = cameras_of(state.spec, place.root, Tuning(queue_maxsize, on_full, durable_s))
         except BaseException:
             lock.release()
             raise
@@ -229,7 +206,7 @@ class Recorder:
             fps=float(spec.rate),
             features=spec.features.to_json(),
             total_episodes=self._state.total_episodes + len(self._pending),
-            total_frames=self._state.total_frames + sum(len(rows) for _number, rows, _strict in self._pending),
+            total_frames=self._state.total_frames + sum(len(episode.rows) for episode in self._pending),
             missing_frames=dict(self._state.missing_frames),
             stats=dict(self._state.stats),
         )
@@ -237,7 +214,7 @@ class Recorder:
     @property
     def episode_frames(self) -> int:
         """Frames of the running episode."""
-        return len(self._rows)
+        return len(self._episode.rows)
 
     @property
     def dropped_frames(self) -> dict[str, int]:
@@ -247,7 +224,7 @@ class Recorder:
     def __repr__(self) -> str:
         return (
             f"Recorder({display_uri(self.root)!r}, episodes={self.meta.total_episodes}, "
-            f"running={len(self._rows)} frames{', finalized' if self._ended else ''})"
+            f"running={self.episode_frames} frames{', finalized' if self._ended else ''})"
         )
 
     def video_uri(self, episode: int, camera: str, *, wait: bool = True) -> str:
@@ -295,16 +272,9 @@ class Recorder:
             RecordingError: if the recorder was finalized.
         """
         self._check_open("add a frame")
-        checked = self._state.spec.features.check(frame)
-        self._check_times(checked)
-        for camera, picture in checked.pictures.items():
-            self._pictures[camera].check(picture)
         try:
-            self._take(checked)
+            self._episode.add(frame)
         except (EncoderFailedError, EncoderStalledError, RecordingDiskFullError) as error:
-            # Other cameras may have taken theirs: the row belongs to what is kept.
-            with contextlib.suppress(RecordingError):
-                self._write_down(checked)
             self._fail(error)
             raise
 
@@ -320,14 +290,13 @@ class Recorder:
             RecordingError: if the recorder was finalized, or an episode before failed.
         """
         self._check_open("save an episode")
-        if not len(self._rows) or self._journal is None:
+        episode = self._episode
+        if not len(episode.rows):
             raise ValueError("Expected a frame or more in the episode that is saved, found none: call add_frame first.")
         try:
-            self._journal.mark_saved()
-            self._cameras.end()
-            self._journal.close()
-            self._pending.append((self._next_episode(), self._rows, not self._strays))
-            self._reset()
+            episode.save()
+            self._pending.append(episode)
+            self._episode = self._next_episode()
             if len(self._pending) >= self._batch:
                 self._lay_down()
         except BaseException as error:
@@ -336,14 +305,10 @@ class Recorder:
 
     def clear_episode_buffer(self) -> None:
         """Give the running episode up: its frames and files are removed. Harmless when there is none."""
-        if self._journal is None:
-            return
-        self._failed = None
-        self._journal.close()
-        with contextlib.suppress(RecordingError):  # of an encoder that failed, which was reported where it did
-            self._cameras.cancel()
-        shutil.rmtree(self._place.unfinished(self._next_episode()), ignore_errors=True)
-        self._reset()
+        if self._episode.is_begun:
+            self._failed = None
+            self._episode.cancel()
+            self._episode = self._next_episode()
 
     def finalize(self) -> None:
         """Encode what waits, tidy the tables up and wait for all uploads. Finalizing twice does nothing.
@@ -360,8 +325,6 @@ class Recorder:
         if self._failed is None:
             self._give_up()
             self._lay_down()
-        elif self._journal is not None:
-            self._journal.close()
         self._cameras.close()
         self._layout.finish(self._place.root, self._state)
         self._place.tidy()
@@ -392,20 +355,13 @@ class Recorder:
         except Exception as another:
             error.add_note(f"Besides, the recording could not be finalized: {type(another).__name__}: {another}")
 
-    # -- a frame ------------------------------------------------------------------------------------------------------
+    # -- episodes -----------------------------------------------------------------------------------------------------
 
-    def _reset(self) -> None:
-        """Get ready for an episode, whose files are made with its first frame."""
-        features, encoding = self._state.spec.features, self._state.spec.encoding
-        self._rows = EpisodeRows()
-        self._journal: Journal | None = None
-        self._pictures = {camera: PictureMaker(encoding["pix_fmt"]) for camera in features.videos}
-        self._times: dict[str, CaptureTimes | GridTimes] = {}
-        self._fed: dict[str, tuple[int, float | None]] = {}
-        self._strays = False
-
-    def _next_episode(self) -> int:
-        return self._state.total_episodes + len(self._pending)
+    def _next_episode(self) -> RunningEpisode:
+        """An episode behind all that were saved."""
+        number = self._state.total_episodes + len(self._pending)
+        folder = self._place.unfinished(number)
+        return RunningEpisode(number, folder, self._state.spec, self._cameras, durable_s=self._durable_s)
 
     def _check_open(self, action: str) -> None:
         if self._ended:
@@ -420,9 +376,7 @@ class Recorder:
     def _fail(self, error: BaseException) -> None:
         """From here on, what there is of the episode is for `recover`."""
         self._failed = error
-        if self._journal is not None:
-            with contextlib.suppress(RuntimeError, RecordingError):  # the error that is known, or no episode any more
-                self._cameras.end()  # the other cameras' files are whole then
+        self._episode.leave()
         error.add_note(
             f"What there is of the episode is kept in {self._place.unfinished_root}: lazyvid.recording.recover lays it "
             "down."
@@ -430,79 +384,21 @@ class Recorder:
 
     def _give_up(self) -> None:
         """Clear the running episode before the recorder ends, and say so."""
-        if len(self._rows):
+        if len(self._episode.rows):
             _log.warning(
                 "Giving up %d frames of episode %d in %s: they were not saved before the recorder was finalized.",
-                len(self._rows), self._next_episode(), display_uri(self.root),
+                len(self._episode.rows), self._episode.number, display_uri(self.root),
             )  # fmt: skip
         self.clear_episode_buffer()
-
-    def _check_times(self, frame: CheckedFrame) -> None:
-        """Raise ValueError unless every camera's time follows its last one."""
-        for name, known in (self._times or self._new_times(frame)).items():
-            known.tick(None if frame.times is None else frame.times.get(name))
-
-    def _new_times(self, frame: CheckedFrame) -> dict[str, CaptureTimes | GridTimes]:
-        """By camera, the times of an episode that begins with this frame."""
-        if frame.times is None:
-            return {name: GridTimes(self._state.spec.rate) for name in frame.pictures or (TIMESTAMP,)}
-        origin = min(frame.times.values())
-        return {name: CaptureTimes(origin) for name in frame.times}
-
-    def _take(self, frame: CheckedFrame) -> None:
-        """Give a checked frame to the cameras and the journal; it counts when both have it."""
-        if self._journal is None:
-            self._begin(frame)
-        row = len(self._rows)
-        times: Mapping[str, float | None] = frame.times or dict.fromkeys(frame.pictures)
-        for camera in frame.pictures:
-            # A camera that had the frame before another one refused it has it already.
-            if self._fed.get(camera) != (row, times[camera]):
-                self._strays = self._strays or self._fed.get(camera, (-1, None))[0] == row
-                self._cameras.feed(camera, frame.pictures[camera], times[camera])
-                self._fed[camera] = (row, times[camera])
-        self._write_down(frame)
-        self._rows.add(frame)
-        self._count(frame)
-
-    def _write_down(self, frame: CheckedFrame) -> None:
-        if self._journal is not None:
-            self._journal.add_frame(frame)
-
-    def _begin(self, frame: CheckedFrame) -> None:
-        """Make the files of an episode."""
-        number = self._next_episode()
-        folder = self._place.unfinished(number)
-        shutil.rmtree(folder, ignore_errors=True)
-        try:
-            folder.mkdir(parents=True)
-        except OSError as error:
-            raise RecordingError(f"Cannot make the folder {folder} of the episode: {error}.") from error
-        journal = Journal(folder / spool.JOURNAL, durable_s=self._durable_s)
-        try:
-            self._cameras.begin(number, folder, origin=min(frame.times.values()) if frame.times else None)
-        except BaseException:
-            journal.close()
-            shutil.rmtree(folder, ignore_errors=True)
-            raise
-        self._journal = journal
-
-    def _count(self, frame: CheckedFrame) -> None:
-        if not self._times:
-            self._times = self._new_times(frame)
-        for name, known in self._times.items():
-            known.add(None if frame.times is None else frame.times[name])
-
-    # -- an episode ---------------------------------------------------------------------------------------------------
 
     def _lay_down(self) -> None:
         """Encode the episodes that wait, and lay them down one after the other."""
         while self._pending:
-            number, rows, strict = self._pending[0]
-            files = self._cameras.files(number, rows)
-            self._state = self._layout.add(
-                self._place.root, self._state, make_episode(self._state.spec, number, rows, files, strict=strict)
-            )
+            saved = self._pending[0]
+            number = saved.number
+            files = self._cameras.files(number, saved.rows)
+            episode = make_episode(self._state.spec, number, saved.rows, files, strict=not saved.has_strays)
+            self._state = self._layout.add(self._place.root, self._state, episode)
             del self._pending[0]
             shutil.rmtree(self._place.unfinished(number), ignore_errors=True)
             self._cameras.clean(number)
@@ -532,55 +428,3 @@ class VideoEncodingManager:
     ) -> None:
         """As the recorder's own."""
         self.recorder.__exit__(kind, error, traceback)
-
-
-def make_episode(
-    spec: RecordingSpec,
-    number: int,
-    rows: EpisodeRows,
-    files: Mapping[str, CameraFile],
-    *,
-    strict: bool,
-    interrupted: bool = False,
-) -> Episode:
-    """An episode of rows and finished files, each file held against the rows.
-
-    Args:
-        spec: What is recorded.
-        number: The episode's number.
-        rows: Its rows.
-        files: Its cameras' files.
-        strict: Whether a frame that no row has is an error.
-        interrupted: Whether its end may be missing.
-
-    Raises:
-        EncoderFailedError: if a file holds frames at times that no row has.
-    """
-    videos = tuple(
-        finish_video(camera, file.path, rows, spec.rate, strict=strict)
-        for camera, file in sorted(files.items())
-        if file.path.exists()  # a camera all of whose frames were dropped has none
-    )
-    stats = row_statistics(rows, spec.features)
-    stats |= {camera: file.stats for camera, file in files.items() if file.stats is not None}
-    return Episode(number, rows, videos, stats, interrupted)
-
-
-def _cameras(spec: RecordingSpec, root: Path, queue_maxsize: int, on_full: OnFull, durable_s: float) -> Cameras:
-    """What makes files of the cameras' pictures, by the recording's settings."""
-    settings = spec.encoding
-    if not settings["streaming_encoding"]:
-        return ImageCameras(spec.features.videos, root, ImageEncoding.from_settings(spec.rate, settings))
-    encoder = StreamingVideoEncoder(
-        spec.rate,
-        settings["vcodec"],
-        settings["pix_fmt"],
-        settings["g"],
-        settings["crf"],
-        settings["preset"],
-        queue_maxsize,
-        settings["encoder_threads"],
-        on_full=on_full,
-        durable_s=durable_s,
-    )
-    return StreamingCameras(spec.features.videos, encoder)

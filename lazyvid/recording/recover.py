@@ -26,6 +26,7 @@ from lazyvid.recording.capture import (
     ImageEncoding,
     encode_images,
     images_of,
+    make_episode,
     remove_images,
     streamed_video,
     video_statistics,
@@ -33,8 +34,8 @@ from lazyvid.recording.capture import (
 from lazyvid.recording.episodes import NO_FRAME, Episode, EpisodeRows, read_origin
 from lazyvid.recording.images import frame_path
 from lazyvid.recording.journal import read_journal
-from lazyvid.recording.layout import Layout, RecordingLayout, RecordingSpec
-from lazyvid.recording.recorder import make_episode
+from lazyvid.recording.layout import Layout, RecordingLayout
+from lazyvid.recording.manifest import RecordingSpec
 from lazyvid.recording.repair import repair
 from lazyvid.recording.spool import RootLock, Spool
 from lazyvid.recording.times import CAPTURE_TIME_BASE

@@ -30,7 +30,8 @@ from episode_samples import (
 )  # fmt: skip
 
 from lazyvid.errors import CameraFormatChangedError, EncoderFailedError, RecordingError, StoreError
-from lazyvid.recording.layout import MANIFEST, RecordingLayout, read_manifest
+from lazyvid.recording.layout import RecordingLayout
+from lazyvid.recording.manifest import MANIFEST, read_manifest
 from lazyvid.recording.recorder import Recorder, VideoEncodingManager
 from lazyvid.recording.recover import recover
 from lazyvid.storage import ObjectStore

@@ -21,7 +21,8 @@ from episode_samples import CAMERAS, HEIGHT, TOP, WIDTH, WRIST, add, check, chec
 from lazyvid.errors import RecordingError, TruncatedVideoError
 from lazyvid.index.frame_index import FrameIndex
 from lazyvid.recording import VideoWriter
-from lazyvid.recording.layout import MANIFEST, RecordingLayout, read_manifest
+from lazyvid.recording.layout import RecordingLayout
+from lazyvid.recording.manifest import MANIFEST, read_manifest
 from lazyvid.recording.recorder import Recorder
 from lazyvid.recording.recover import RecoverReport, recover
 from lazyvid.storage import ObjectStore
@@ -167,7 +168,7 @@ STEPS = [
     "lazyvid.recording.layout._place",
     "lazyvid.index.frame_index.FrameIndex.save",
     "lazyvid.recording.layout._append",
-    "lazyvid.recording.layout._write_manifest",
+    "lazyvid.recording.layout.write_manifest",
 ]
 
 
