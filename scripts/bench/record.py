@@ -144,7 +144,7 @@ def _contents(path: Path, setting: Setting) -> tuple[list[int], list[str]]:
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         for picture in container.decode(stream):
-            tick = round(picture.pts * cast("Fraction", stream.time_base) * setting.fps)
+            tick = round((picture.pts or 0) * cast("Fraction", stream.time_base) * setting.fps)
             try:
                 number = read_frame_number(picture.to_ndarray(format="rgb24"))
             except ValueError as error:
