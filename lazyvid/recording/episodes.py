@@ -166,8 +166,9 @@ def capture_ticks(seconds: npt.NDArray[np.float64], origin: float) -> npt.NDArra
     """int64 [N], the ticks at which a file holds capture times: exact, as `CaptureTimes` says them."""
     places = (seconds - origin) / float(CAPTURE_TIME_BASE)
     ticks = np.rint(places)
-    # Halfway between two ticks, what floats leave out decides.
-    doubt = np.abs(np.abs(places - ticks) - 0.5) <= 1e-6 + 4 * np.spacing(np.abs(seconds)) / float(CAPTURE_TIME_BASE)
+    # Halfway between two ticks, what floats leave out decides: difference and quotient are each rounded once, and the
+    # divisor too.
+    doubt = np.abs(np.abs(places - ticks) - 0.5) <= 4 * np.spacing(np.abs(places))
     for row in np.flatnonzero(doubt):
         ticks[row] = round((Fraction(float(seconds[row])) - Fraction(origin)) / CAPTURE_TIME_BASE)
     return ticks.astype(np.int64)
