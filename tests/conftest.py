@@ -19,6 +19,15 @@ def _required(what: str) -> bool:
     return what in os.environ.get("LAZYVID_REQUIRE", "").split(",")
 
 
+@pytest.fixture(autouse=True)
+def _ordinary_scheduling() -> Iterator[None]:
+    """No test leaves this thread in real time, where SVT-AV1 puts it: the test servers would inherit it and starve."""
+    yield
+    if hasattr(os, "sched_getscheduler"):
+        left, _ = os.sched_getscheduler(0), os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+        assert left == os.SCHED_OTHER, "the test opened libsvtav1 outside kept_scheduling()"
+
+
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[S3Server]:
     """A real S3 server, one per test process; skipped where its binary is missing, unless LAZYVID_REQUIRE names s3."""

@@ -21,6 +21,7 @@ import numpy as np
 from av.video.codeccontext import VideoCodecContext
 
 from lazyvid.errors import EncoderFailedError, EncoderUnavailableError
+from lazyvid.recording.scheduling import kept_scheduling
 
 HW_ENCODERS = (
     "h264_videotoolbox",
@@ -332,7 +333,8 @@ def _encode_a_frame(vcodec: str, encoder: str) -> None:
     gray = np.full((_HEIGHT, _WIDTH), 128, np.uint8)
     picture = av.VideoFrame.from_ndarray(gray, format="gray").reformat(format=context.pix_fmt, threads=1)
     picture.pts = 0
-    packets = [*context.encode(picture), *context.encode(None)]
+    with kept_scheduling():
+        packets = [*context.encode(picture), *context.encode(None)]
     unknown = sorted(set(context.options) & set(options))  # PyAV leaves here what the encoder did not take
     if unknown:
         raise EncoderFailedError(f"it knows no option {', '.join(unknown)}")

@@ -26,6 +26,7 @@ from lazyvid.errors import (
     RecordingError,
 )
 from lazyvid.recording.codecs import hush, native_options, suited_pix_fmt
+from lazyvid.recording.scheduling import kept_scheduling
 
 ORIGIN_TAG = "lazyvid_origin"
 """Metadata of the file: the capture time, in seconds, that lies at 0 in it."""
@@ -176,7 +177,8 @@ def _open(stream: VideoStream, spec: StreamSpec) -> None:
     context = stream.codec_context
     hush(spec.encoder)
     try:
-        context.open(strict=False)
+        with kept_scheduling():
+            context.open(strict=False)
     except (av.FFmpegError, ValueError) as error:
         raise EncoderUnavailableError(
             f"The encoder does not open here: {spec}: {error}. Check that its hardware or library is there and that it "

@@ -17,6 +17,7 @@ import av
 import numpy as np
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 
+from lazyvid.recording.scheduling import kept_scheduling
 from lazyvid.testing.pattern import painted_frame
 
 if TYPE_CHECKING:
@@ -194,6 +195,8 @@ def add_video_stream(container: OutputContainer, spec: VideoSpec) -> VideoStream
         context.color_primaries, context.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
     if spec.rotation:
         stream.set_display_rotation(-spec.rotation)  # FFmpeg counts counter-clockwise
+    with kept_scheduling():
+        context.open(strict=False)
     return stream
 
 

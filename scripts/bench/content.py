@@ -16,6 +16,7 @@ import av
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
+from lazyvid.recording.scheduling import kept_scheduling
 from lazyvid.testing import painted_frame
 
 FPS = 30
@@ -90,6 +91,8 @@ class Content:
             stream = cast("VideoStream", container.add_stream(encoding.codec, rate=FPS, options=dict(encoding.options)))
             stream.width, stream.height, stream.pix_fmt = self.width, self.height, "yuv420p"
             stream.codec_context.gop_size = encoding.gop
+            with kept_scheduling():
+                stream.codec_context.open(strict=False)
             for picture in self.pictures():
                 container.mux(stream.encode(picture))
             container.mux(stream.encode(None))

@@ -29,6 +29,7 @@ from rich.console import Console
 
 from lazyvid.recording.codecs import codec_options, encoder_name, hush
 from lazyvid.recording.encoder import StreamingVideoEncoder
+from lazyvid.recording.scheduling import kept_scheduling
 from lazyvid.testing import painted_frame, read_frame_number
 
 Frames = Sequence[npt.NDArray[np.uint8]]
@@ -166,6 +167,8 @@ def by_av(setting: Setting, frames: Frames, folder: Path, *, count: int) -> None
             "VideoStream", container.add_stream(encoder_name(setting.vcodec), rate=setting.fps, options=options)
         )
         stream.width, stream.height, stream.pix_fmt = setting.width, setting.height, "yuv420p"
+        with kept_scheduling():
+            stream.codec_context.open(strict=False)
         files.append((container, stream))
     for number in range(count):
         for container, stream in files:
