@@ -27,6 +27,7 @@ from lazyvid.recording.codecs import (
     resolve_vcodec,
     suited_pix_fmt,
 )
+from lazyvid.recording.scheduling import kept_scheduling
 
 NAMED = sorted(VALID_VIDEO_CODECS - {"auto"})
 CRFS = (0, 1, 23.5, 30, 51, 63)
@@ -119,7 +120,8 @@ def encoded_size(encoder: str, options: dict[str, str]) -> int:
     noise = np.random.default_rng(0).integers(0, 255, (120, 160, 3), np.uint8)
     picture = av.VideoFrame.from_ndarray(noise, format="rgb24").reformat(format="yuv420p")
     picture.pts = 0
-    size = sum(packet.size for packet in [*context.encode(picture), *context.encode(None)])
+    with kept_scheduling():
+        size = sum(packet.size for packet in [*context.encode(picture), *context.encode(None)])
     assert not set(options) & set(context.options), "the encoder did not take an option"
     return size
 
