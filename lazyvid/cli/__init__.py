@@ -10,12 +10,17 @@ from typing import Annotated
 
 import typer
 
+from lazyvid.cli.codecs import codecs_command
+from lazyvid.cli.concat import concat_command
 from lazyvid.cli.console import ReportingGroup, stdout
 from lazyvid.cli.demo import demo_command
+from lazyvid.cli.encode import encode_command
 from lazyvid.cli.frames import frames_command
 from lazyvid.cli.index import index_command
 from lazyvid.cli.info import info_command
 from lazyvid.cli.options import Debug
+from lazyvid.cli.record import record_command
+from lazyvid.cli.recover import recover_command
 from lazyvid.cli.verify import verify_command
 
 __all__ = ["app", "main"]
@@ -33,6 +38,11 @@ app.command("index")(index_command)
 app.command("info")(info_command)
 app.command("frames")(frames_command)
 app.command("verify")(verify_command)
+app.command("record")(record_command)
+app.command("recover")(recover_command)
+app.command("encode")(encode_command)
+app.command("concat")(concat_command)
+app.command("codecs")(codecs_command)
 app.command("demo")(demo_command)
 
 

@@ -1,0 +1,129 @@
+"""What `lazyvid record` records: painted cameras, a video played again, or a real camera, each as rows of pictures."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lazyvid.recording.devices import CameraDevice
+from lazyvid.storage import ObjectStore
+from lazyvid.testing import painted_frame
+from lazyvid.testing.pattern import MAX_FRAME_NUMBER
+from lazyvid.video import LazyVideo
+
+Picture = npt.NDArray[Any]
+Row = tuple[Mapping[str, Picture], float]
+"""By camera, RGB uint8 [H, W, 3]; and the seconds since the first row."""
+
+_NUMBERS_APART = 10_000
+_PLAYED_AT_ONCE = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where rows come from."""
+
+    fps: float
+    """Nominal rows per second."""
+    sizes: Mapping[str, tuple[int, int]]
+    """(height, width) of each camera's pictures."""
+    rows: Iterator[Row]
+    """When each is due, or, from a real camera, when it came."""
+
+
+def painted(cameras: int, size: tuple[int, int], fps: float, stopped: threading.Event) -> Source:
+    """Cameras that do not exist: moving pictures, each of which shows its own number.
+
+    Args:
+        cameras: How many. Row k of camera c shows the number k + 10,000 c.
+        size: (height, width) of the pictures.
+        fps: Rows per second.
+        stopped: Ends it.
+    """
+    names = [f"camera-{number}" for number in range(cameras)]
+
+    def rows() -> Iterator[Row]:
+        for k in _counted(stopped):
+            yield {name: _painted(k + _NUMBERS_APART * c, size) for c, name in enumerate(names)}, k / fps
+
+    return Source(fps, dict.fromkeys(names, size), _paced(rows(), stopped))
+
+
+def played(uri: str, store: ObjectStore, stopped: threading.Event) -> Source:
+    """A video, played as a camera would have given it, by its own times.
+
+    Args:
+        uri: The video.
+        store: Where it lies.
+        stopped: Ends it.
+
+    Raises:
+        LazyVidError: if it cannot be opened.
+    """
+    video = LazyVideo(uri, store=store, channel_format="NHWC")
+
+    def rows() -> Iterator[Row]:
+        for first in range(0, len(video), _PLAYED_AT_ONCE):
+            if stopped.is_set():
+                return
+            clip = video[first : first + _PLAYED_AT_ONCE]
+            times = video.timestamps[first : first + _PLAYED_AT_ONCE]
+            for picture, seconds in zip(clip.numpy(), times, strict=True):
+                yield {"camera-0": picture}, float(seconds - video.begin_seconds)
+
+    size = (video.height, video.width)
+    return Source(float(video.average_fps), {"camera-0": size}, _paced(rows(), stopped))
+
+
+@contextlib.contextmanager
+def real(
+    device: str, size: tuple[int, int] | None, fps: float, driver: str, stopped: threading.Event
+) -> Iterator[Source]:
+    """A camera on this machine, held for as long as the context.
+
+    Args:
+        device: Such as "/dev/video0".
+        size: (height, width) to ask for.
+        fps: Pictures per second to ask for.
+        driver: FFmpeg's name of the kind of device.
+        stopped: Ends it.
+
+    Raises:
+        RecordingError: if it cannot be opened.
+    """
+    with CameraDevice(device, size=size, fps=fps, driver=driver) as camera:
+
+        def rows() -> Iterator[Row]:
+            first = None
+            for picture, seconds in camera.frames(stopped):
+                first = seconds if first is None else first
+                yield {"camera-0": picture}, seconds - first
+
+        yield Source(camera.fps or fps, {"camera-0": (camera.height, camera.width)}, rows())
+
+
+def _counted(stopped: threading.Event) -> Iterator[int]:
+    k = 0
+    while not stopped.is_set():
+        yield k
+        k += 1
+
+
+def _painted(number: int, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
+    return painted_frame(number % (MAX_FRAME_NUMBER + 1), width=size[1], height=size[0])
+
+
+def _paced(rows: Iterator[Row], stopped: threading.Event) -> Iterator[Row]:
+    """Each row when it is due; late ones at once."""
+    started = time.monotonic()
+    for row in rows:
+        if stopped.wait(max(0.0, started + row[1] - time.monotonic())):
+            return
+        yield row

@@ -1,0 +1,152 @@
+"""Cameras that FFmpeg can open, such as V4L2 devices: their pictures as they come, each with the time it came at.
+
+Before the write flow: `lazyvid record` gives these pictures to a `Recorder`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import av
+import numpy as np
+import numpy.typing as npt
+from av.container import InputContainer
+
+from lazyvid.errors import RecordingError
+
+_CLOSE_S = 2.0
+_POLL_S = 0.1
+
+Picture = npt.NDArray[np.uint8]
+
+
+class CameraDevice:
+    """A camera, read by a thread of its own, so that a device that says nothing does not hold its user up.
+
+    Who takes pictures too slowly gets the newest ones: what a camera gave meanwhile is left out and counted.
+
+    Args:
+        device: The device, such as "/dev/video0".
+        size: (height, width) in pixels to ask for; None leaves it to the device, which may give another one anyway.
+        fps: Pictures per second to ask for; likewise.
+        driver: FFmpeg's name of the kind of device.
+        silence_s: Seconds without a picture after which the device counts as broken.
+
+    Raises:
+        RecordingError: if there is no such device, or it cannot be opened.
+    """
+
+    def __init__(
+        self,
+        device: str,
+        *,
+        size: tuple[int, int] | None = None,
+        fps: float | None = None,
+        driver: str = "v4l2",
+        silence_s: float = 10.0,
+    ) -> None:
+        self.device = device
+        self.skipped = 0
+        """Pictures that nobody took in time."""
+        self._silence_s = silence_s
+        self._stopped = threading.Event()
+        self._pictures: queue.Queue[tuple[Picture, float] | Exception | None] = queue.Queue(maxsize=4)
+        container = _opened(device, driver, _options(size, fps))
+        stream = container.streams.video[0]
+        self.height, self.width = stream.height, stream.width
+        rate = stream.average_rate or stream.guessed_rate
+        self.fps = float(rate) if rate else fps
+        """Pictures per second as the device says, or as asked for; None where neither is known."""
+        self._thread = threading.Thread(target=self._read, args=(container,), name="lazyvid-device", daemon=True)
+        self._thread.start()
+
+    def frames(self, stopped: threading.Event) -> Iterator[tuple[Picture, float]]:
+        """Pictures, RGB uint8 [height, width, 3], and the seconds of `time.monotonic` at which they came.
+
+        Args:
+            stopped: Ends it, also while no picture comes.
+
+        Raises:
+            RecordingError: if the device fails, or gives no picture for too long.
+        """
+        last = time.monotonic()
+        while not stopped.is_set():
+            try:
+                item = self._pictures.get(timeout=_POLL_S)
+            except queue.Empty:
+                if time.monotonic() - last > self._silence_s:
+                    raise RecordingError(
+                        f"Expected pictures from {self.device}, got none in {self._silence_s:g} seconds. Check that it "
+                        "is a camera and that no other program holds it."
+                    ) from None
+                continue
+            if item is None:
+                return
+            if isinstance(item, Exception):
+                raise RecordingError(f"The camera {self.device} failed: {item}.") from item
+            last = item[1]
+            yield item
+
+    def close(self) -> None:
+        """Let go of the device. Closing twice does nothing."""
+        self._stopped.set()
+        self._thread.join(_CLOSE_S)
+
+    def __enter__(self) -> Self:
+        """The device itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Close."""
+        self.close()
+
+    def _read(self, container: InputContainer) -> None:
+        with container:
+            try:
+                for frame in container.decode(video=0):
+                    self._put((frame.to_ndarray(format="rgb24"), time.monotonic()))
+                    if self._stopped.is_set():
+                        return
+            except (OSError, ValueError) as error:  # FFmpeg's errors are OSErrors or ValueErrors
+                self._put(error)
+            else:
+                self._put(None)
+
+    def _put(self, item: Any) -> None:
+        """Add to the queue, in place of its oldest picture where it is full."""
+        while True:
+            try:
+                self._pictures.put_nowait(item)
+                return
+            except queue.Full:
+                with contextlib.suppress(queue.Empty):
+                    self._pictures.get_nowait()
+                    self.skipped += 1
+
+
+def _options(size: tuple[int, int] | None, fps: float | None) -> dict[str, str]:
+    options = {} if size is None else {"video_size": f"{size[1]}x{size[0]}"}
+    return options if fps is None else options | {"framerate": f"{fps:g}"}
+
+
+def _opened(device: str, driver: str, options: dict[str, str]) -> InputContainer:
+    try:
+        container = av.open(device, format=driver, options=options)
+    except (OSError, ValueError) as error:
+        present = ", ".join(str(path) for path in sorted(Path("/dev").glob("video*"))) or "none"
+        raise RecordingError(
+            f"Expected a camera ({driver}) at {device}, cannot open it: {error}. Video devices here: {present}."
+        ) from error
+    if not container.streams.video:
+        container.close()
+        raise RecordingError(f"Expected a camera ({driver}) at {device}, found no video in what it gives.")
+    return container

@@ -1,0 +1,259 @@
+"""The commands that write videos: what they record is what is read, however they end."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_cli import DEADLINE_S, environment, lazyvid, row
+
+from lazyvid import FrameIndex, LazyVideo, build_index
+from lazyvid.errors import RecordingError
+from lazyvid.recording import encoder_report
+from lazyvid.recording.devices import CameraDevice
+from lazyvid.recording.images import ImageWriter, frame_path
+from lazyvid.recording.layout import RecordingLayout
+from lazyvid.testing import S3Server, VideoCorpus, painted_frame, read_frame_number, write_video
+
+SMALL = ("--size", "96x64")
+
+
+def video_of(root: Path, *, episode: int = 0, camera: str = "camera-0") -> LazyVideo:
+    return LazyVideo(RecordingLayout().video_path(root, episode, camera), on_missing_index="raise")
+
+
+def scanned(path: Path) -> LazyVideo:
+    """A video without a sidecar, opened without the warning about it."""
+    return LazyVideo(path, frame_index=build_index(path))
+
+
+def numbers(video: LazyVideo) -> list[int]:
+    return [read_frame_number(picture) for picture in video[:].numpy().transpose(0, 2, 3, 1)]
+
+
+# -- record -----------------------------------------------------------------------------------------------------------
+
+
+def test_painted_cameras_are_recorded_frame_by_frame(tmp_path: Path) -> None:
+    root = tmp_path / "run"
+    ended = lazyvid("record", root, "--cameras", 2, *SMALL, "--fps", 20, "--seconds", 1.5, "--on-full", "block")
+    assert ended.code == 0, ended
+    assert "30 rows in 1 episode; no frame dropped" in ended.out
+    for camera in range(2):
+        video = video_of(root, camera=f"camera-{camera}")
+        assert numbers(video) == [k + 10_000 * camera for k in range(30)]
+        np.testing.assert_allclose(np.diff(video.timestamps), 1 / 20, atol=2e-6)
+        assert f"{root}/videos/camera-{camera}/episode-000000.mp4" in ended.out
+    # A line each second, with what the live table shows.
+    (line,) = [line for line in ended.out.splitlines() if " fps, queue " in line]
+    assert len(re.findall(r"camera-\d \d+\.\d fps, queue \d+, dropped 0", line)) == 2
+
+
+def test_a_second_episode_is_appended_and_never_by_mistake(tmp_path: Path) -> None:
+    root = tmp_path / "run"
+    options = (root, *SMALL, "--seconds", 0.2, "--on-full", "block", "--task", "stand still")
+    assert lazyvid("record", *options).code == 0
+    assert lazyvid("record", *options).code == 1
+    ended = lazyvid("record", *options, "--append")
+    assert (ended.code, "episode 1 of" in ended.out) == (0, True)
+    assert [numbers(video_of(root, episode=episode)) for episode in range(2)] == [list(range(6))] * 2
+    assert {line["task"] for line in RecordingLayout().frames(root).to_pylist()} == {"stand still"}
+
+
+def test_a_video_is_played_at_its_own_times(tmp_path: Path) -> None:
+    ticks = (np.cumsum([1, 3, 1, 2, 2, 1, 4, 1] * 2) - 1).tolist()
+    path = write_video(tmp_path / "played.mp4", frames=16, fps=20, pts=ticks, width=96, height=64)
+    started = time.monotonic()
+    ended = lazyvid("record", tmp_path / "run", "--source", path, "--on-full", "block")
+    assert ended.code == 0, ended
+    assert time.monotonic() - started >= ticks[-1] / 20
+    video = video_of(tmp_path / "run")
+    assert numbers(video) == list(range(16))
+    np.testing.assert_allclose(video.timestamps - video.timestamps[0], np.array(ticks) / 20, atol=2e-6)
+
+
+@pytest.mark.s3
+def test_a_recording_into_a_bucket(s3_server: S3Server, s3_prefix: str) -> None:
+    options = s3_server.storage_options
+    arguments = ["--endpoint-url", s3_server.endpoint_url, "--option", f"key={options['key']}"]
+    arguments += ["--option", f"secret={options['secret']}", "--option", "client_kwargs.region_name=us-east-1"]
+    ended = lazyvid("record", f"{s3_prefix}/run", *SMALL, "--seconds", 0.5, "--on-full", "block", *arguments)
+    assert ended.code == 0, ended
+    assert options["secret"] not in ended.out + ended.err
+    uri = f"{s3_prefix}/run/videos/camera-0/episode-000000.mp4"
+    assert uri in ended.out
+    assert numbers(LazyVideo(uri, storage_options=options, on_missing_index="raise")) == list(range(15))
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        ("--source", "a.mp4", "--device", "/dev/video0"),
+        ("--source", "a.mp4", "--cameras", 2),
+        ("--source", "a.mp4", "--fps", 30),
+        ("--size", "640"),
+        ("--size", "8x8"),
+    ],
+    ids=str,
+)
+def test_wrong_choices_are_refused(tmp_path: Path, choice: tuple[object, ...]) -> None:
+    assert lazyvid("record", tmp_path / "run", "--seconds", 0.1, *choice).code == 2
+    assert not (tmp_path / "run").exists()
+
+
+def test_no_frame_and_no_camera_are_errors(tmp_path: Path) -> None:
+    ended = lazyvid("record", tmp_path / "run", *SMALL, "--seconds", 0)
+    assert (ended.code, ended.err.startswith("error: Expected a frame or more")) == (1, True)
+    ended = lazyvid("record", tmp_path / "none", "--device", tmp_path / "video0")
+    assert ended.code == 1
+    assert ended.err.startswith(f"error: Expected a camera (v4l2) at {tmp_path}/video0, cannot open it")
+    assert not (tmp_path / "none").exists()
+
+
+def begun(root: Path, *arguments: object) -> subprocess.Popen[str]:
+    """A recorder in a process of its own, once it has recorded for a second."""
+    options = (*SMALL, "--cameras", "2", "--on-full", "block", *map(str, arguments))
+    command = [sys.executable, "-m", "lazyvid", "record", root, *options]
+    process = subprocess.Popen(
+        command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=1
+    )
+    watchdog = threading.Timer(DEADLINE_S, process.kill)
+    watchdog.daemon = True
+    watchdog.start()
+    if process.stdout is None or " fps, queue " not in process.stdout.readline():
+        process.kill()
+        raise AssertionError(process.communicate())
+    return process
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_ends_the_episode_properly(tmp_path: Path, number: signal.Signals) -> None:
+    root = tmp_path / "run"
+    process = begun(root)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=DEADLINE_S)
+    assert (process.returncode, err) == (0, "")
+    assert "in 1 episode" in out
+    rows = RecordingLayout().frames(root).num_rows
+    assert rows > 1
+    for camera in range(2):
+        assert numbers(video_of(root, camera=f"camera-{camera}")) == [k + 10_000 * camera for k in range(rows)]
+    assert lazyvid("recover", root).out.count("whole") == 1
+
+
+def test_a_killed_recorder_is_recovered_with_a_report(tmp_path: Path) -> None:
+    root = tmp_path / "run"
+    process = begun(root, "--gop", 5)
+    process.kill()
+    process.communicate(timeout=DEADLINE_S)
+    ended = lazyvid("recover", root)
+    assert ended.code == 0, ended
+    _, verdict, detail = row(ended.out, f"{root}, episode 0")
+    kept = len(video_of(root))
+    assert (verdict, detail.startswith(f"{kept} rows kept, ")) == ("mended", True), detail
+    assert kept >= 5
+    assert numbers(video_of(root)) == list(range(kept))
+    (tmp_path / "empty.mp4").touch()
+    again = lazyvid("recover", root, tmp_path / "empty.mp4")
+    assert (again.code, again.out.count("│ whole "), again.out.count("│ failed ")) == (1, 1, 1)
+
+
+# -- devices ----------------------------------------------------------------------------------------------------------
+
+# FFmpeg's own test picture, opened as a camera is.
+TEST_CAMERA = "testsrc=size=96x64:rate=30,realtime"
+
+
+def test_a_device_is_recorded_as_its_pictures_come(tmp_path: Path) -> None:
+    ended = lazyvid("record", tmp_path / "run", "--device", TEST_CAMERA, "--driver", "lavfi", "--seconds", 1)
+    assert ended.code == 0, ended
+    video = video_of(tmp_path / "run")
+    assert (video.height, video.width) == (64, 96)
+    assert 10 <= len(video) <= 40
+    assert video.timestamps[-1] - video.timestamps[0] < 1
+
+
+def test_a_device_gives_the_newest_pictures_and_stops_when_told_to() -> None:
+    stopped = threading.Event()
+    with CameraDevice("testsrc=size=96x64:rate=200,realtime", driver="lavfi") as camera:
+        time.sleep(0.5)
+        frames = camera.frames(stopped)
+        picture, seconds = next(frames)
+        assert (picture.shape, picture.dtype) == ((64, 96, 3), np.uint8)
+        assert time.monotonic() - seconds < 0.4
+        assert camera.skipped > 0
+        stopped.set()
+        assert list(frames) == []
+    assert not [thread for thread in threading.enumerate() if thread.name == "lazyvid-device"]
+
+
+def test_a_device_that_says_nothing_is_an_error() -> None:
+    slow = "testsrc=size=96x64:rate=2,realtime"
+    with CameraDevice(slow, driver="lavfi", silence_s=0.05) as camera, pytest.raises(RecordingError, match="got none"):
+        list(camera.frames(threading.Event()))
+
+
+# -- encode, concat, codecs -------------------------------------------------------------------------------------------
+
+
+def pictures(folder: Path, count: int) -> Path:
+    folder.mkdir()
+    writer = ImageWriter()
+    for number in range(count):
+        writer.save_image(painted_frame(number, width=96, height=64), frame_path(folder, number))
+    writer.wait_until_done()
+    writer.stop()
+    return folder
+
+
+def test_a_folder_of_pictures_becomes_a_video_and_is_not_replaced_by_mistake(tmp_path: Path) -> None:
+    folder, out = pictures(tmp_path / "pictures", 12), tmp_path / "made" / "video.mp4"
+    arguments = ("encode", folder, out, "--vcodec", "h264", "--preset", "ultrafast", "--gop", 4)
+    ended = lazyvid(*arguments, "--fps", 29.97)
+    assert ended.code == 0, ended
+    assert "12 frames, 0.400 s, in" in ended.out
+    assert numbers(scanned(out)) == list(range(12))
+    before = out.read_bytes()
+    again = lazyvid(*arguments, "--fps", 10)
+    assert (again.code, out.read_bytes() == before) == (1, True)
+    assert "--overwrite" in again.err
+    assert lazyvid(*arguments, "--fps", 10, "--overwrite").code == 0
+    assert scanned(out).average_fps == pytest.approx(10)
+    assert lazyvid("encode", tmp_path / "none", tmp_path / "none.mp4", "--fps", 10).code == 1
+
+
+def test_videos_are_joined_in_the_order_given(tmp_path: Path, corpus: VideoCorpus) -> None:
+    parts = [
+        write_video(tmp_path / f"{first}.mp4", frames=10, width=96, height=64, first_number=first)
+        for first in (300, 100, 200)
+    ]
+    out = tmp_path / "joined.mp4"
+    assert lazyvid("index", *parts).code == 0
+    ended = lazyvid("concat", *parts, out)
+    assert ended.code == 0, ended
+    assert "30 frames" in ended.out
+    assert numbers(scanned(out)) == [first + k for first in (300, 100, 200) for k in range(10)]
+    assert len(FrameIndex.open(out).segments) == 3
+    assert lazyvid("concat", *parts, out).code == 1
+    assert lazyvid("concat", *parts[:2], out, "--overwrite").code == 0
+    assert len(scanned(out)) == 20
+    unlike = lazyvid("concat", parts[0], corpus["vp9"], tmp_path / "unlike.mp4")
+    assert (unlike.code, len(unlike.err.splitlines())) == (1, 1)
+    assert not (tmp_path / "unlike.mp4").exists()
+
+
+def test_codecs_says_what_works_and_why_the_rest_does_not() -> None:
+    ended = lazyvid("codecs")
+    assert ended.code == 0
+    for status in encoder_report():
+        cells = row(ended.out, f"{status.name} ")
+        assert cells[2] == ("yes" if status.works else "no")
+        assert bool(cells[3]) != status.works
+    assert "auto is " in ended.out
