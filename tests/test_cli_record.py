@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import pty
 import re
 import signal
 import subprocess
@@ -79,6 +82,19 @@ def test_a_video_is_played_at_its_own_times(tmp_path: Path) -> None:
     np.testing.assert_allclose(video.timestamps - video.timestamps[0], np.array(ticks) / 20, atol=2e-6)
 
 
+def test_what_was_dropped_is_said_and_accounted_for(tmp_path: Path) -> None:
+    slow = ("--size", "640x480", "--preset", "veryslow", "--threads", 1)
+    ended = lazyvid("record", tmp_path / "run", *slow, "--fps", 250, "--seconds", 0.4)
+    assert ended.code == 0, ended
+    found = re.search(r"100 rows in 1 episode; dropped: camera-0 (\d+)", ended.out)
+    assert found is not None, ended.out
+    video = video_of(tmp_path / "run")
+    assert len(video) + int(found[1]) == 100
+    # Each frame that was kept lies under its own time.
+    places = (video.timestamps - video.timestamps[0]) * 250
+    assert numbers(video) == np.rint(places).astype(int).tolist()
+
+
 @pytest.mark.s3
 def test_a_recording_into_a_bucket(s3_server: S3Server, s3_prefix: str) -> None:
     options = s3_server.storage_options
@@ -117,35 +133,66 @@ def test_no_frame_and_no_camera_are_errors(tmp_path: Path) -> None:
     assert not (tmp_path / "none").exists()
 
 
-def begun(root: Path, *arguments: object) -> subprocess.Popen[str]:
-    """A recorder in a process of its own, once it has recorded for a second."""
-    options = (*SMALL, "--cameras", "2", "--on-full", "block", *map(str, arguments))
-    command = [sys.executable, "-m", "lazyvid", "record", root, *options]
-    process = subprocess.Popen(
-        command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=1
-    )
+def command(root: Path, *arguments: object) -> list[str]:
+    options = (*SMALL, "--cameras", 2, "--on-full", "block", *arguments)
+    return [sys.executable, "-m", "lazyvid", "record", str(root), *map(str, options)]
+
+
+def watched(process: subprocess.Popen[str]) -> None:
+    """Have a process that hangs killed."""
     watchdog = threading.Timer(DEADLINE_S, process.kill)
     watchdog.daemon = True
     watchdog.start()
+
+
+def begun(root: Path, *arguments: object) -> subprocess.Popen[str]:
+    """A recorder in a process of its own, once it has recorded for a second."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen(command(root, *arguments), env=environment(), text=True, bufsize=1, **pipes)
+    watched(process)
     if process.stdout is None or " fps, queue " not in process.stdout.readline():
         process.kill()
         raise AssertionError(process.communicate())
     return process
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_ends_the_episode_properly(tmp_path: Path, number: signal.Signals) -> None:
-    root = tmp_path / "run"
-    process = begun(root)
-    process.send_signal(number)
-    out, err = process.communicate(timeout=DEADLINE_S)
-    assert (process.returncode, err) == (0, "")
-    assert "in 1 episode" in out
+def check_ended_properly(root: Path, out: str) -> None:
+    """The episode is saved, with every frame, and there is nothing to recover."""
+    assert "in 1 episode; no frame dropped" in out
     rows = RecordingLayout().frames(root).num_rows
     assert rows > 1
     for camera in range(2):
         assert numbers(video_of(root, camera=f"camera-{camera}")) == [k + 10_000 * camera for k in range(rows)]
     assert lazyvid("recover", root).out.count("whole") == 1
+
+
+def test_sigterm_ends_the_episode_properly(tmp_path: Path) -> None:
+    process = begun(tmp_path / "run")
+    process.terminate()
+    out, err = process.communicate(timeout=DEADLINE_S)
+    assert (process.returncode, err) == (0, "")
+    check_ended_properly(tmp_path / "run", out)
+
+
+def test_ctrl_c_on_a_terminal_ends_the_episode_properly(tmp_path: Path) -> None:
+    """As a user sees it: a table that is kept up to date until Ctrl-C."""
+    terminal, end = pty.openpty()
+    streams = {"stdin": end, "stdout": end, "stderr": end}
+    process = subprocess.Popen(command(tmp_path / "run"), env=environment() | {"TERM": "xterm"}, **streams)
+    os.close(end)
+    watched(process)
+    out, interrupted = b"", False
+    with contextlib.suppress(OSError):  # as a terminal ends when its last program has
+        while chunk := os.read(terminal, 1 << 16):
+            out += chunk
+            if not interrupted and out.count(b"recording ") >= 3:
+                interrupted = True
+                process.send_signal(signal.SIGINT)
+    os.close(terminal)
+    text = out.decode()
+    assert process.wait(DEADLINE_S) == 0, text
+    assert re.search(r"camera-1 │ +\d+\.\d │ +\d+ │ +0 │", text), text
+    check_ended_properly(tmp_path / "run", text)
 
 
 def test_a_killed_recorder_is_recovered_with_a_report(tmp_path: Path) -> None:
