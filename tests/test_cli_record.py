@@ -19,7 +19,7 @@ from test_cli import DEADLINE_S, environment, lazyvid, row
 
 from lazyvid import FrameIndex, LazyVideo, build_index
 from lazyvid.errors import RecordingError
-from lazyvid.recording import encoder_report
+from lazyvid.recording import Recorder, encoder_report
 from lazyvid.recording.devices import CameraDevice
 from lazyvid.recording.images import ImageWriter, frame_path
 from lazyvid.recording.layout import RecordingLayout
@@ -227,18 +227,29 @@ def test_a_device_is_recorded_as_its_pictures_come(tmp_path: Path) -> None:
     assert video.timestamps[-1] - video.timestamps[0] < 1
 
 
-def test_a_device_gives_the_newest_pictures_and_stops_when_told_to() -> None:
+def test_a_device_gives_the_newest_pictures_counts_the_others_and_stops_when_told_to() -> None:
     stopped = threading.Event()
     with CameraDevice("testsrc=size=96x64:rate=200,realtime", driver="lavfi") as camera:
-        time.sleep(0.5)
         frames = camera.frames(stopped)
-        picture, seconds = next(frames)
-        assert (picture.shape, picture.dtype) == ((64, 96, 3), np.uint8)
-        assert time.monotonic() - seconds < 0.4
-        assert camera.skipped > 0
+        picture, _ = next(frames)
+        assert (picture.shape, picture.dtype, camera.skipped) == ((64, 96, 3), np.uint8, 0)
+        time.sleep(0.5)
+        asked = time.monotonic()
+        _, seconds = next(frames)
+        assert asked - seconds < 0.4
+        assert camera.skipped > 10
         stopped.set()
         assert list(frames) == []
     assert not [thread for thread in threading.enumerate() if thread.name == "lazyvid-device"]
+
+
+def test_pictures_that_a_device_gave_in_vain_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    add_frame = Recorder.add_frame
+    monkeypatch.setattr(Recorder, "add_frame", lambda *given: (add_frame(*given), time.sleep(0.1)))
+    camera = ("--device", "testsrc=size=96x64:rate=100,realtime", "--driver", "lavfi")
+    ended = lazyvid("record", tmp_path / "run", *camera, "--seconds", 0.5)
+    assert ended.code == 0, ended
+    assert re.search(r"note: \d+ pictures of testsrc\S+ were left out", ended.err)
 
 
 def test_a_device_that_says_nothing_is_an_error() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -107,6 +108,12 @@ def real(
                 yield {"camera-0": picture}, seconds - first
 
         yield Source(camera.fps or fps, {"camera-0": (camera.height, camera.width)}, rows())
+        if camera.skipped:
+            warnings.warn(
+                f"{camera.skipped} pictures of {device} were left out: they came faster than they were taken. Record "
+                "smaller pictures, or fewer a second.",
+                stacklevel=2,
+            )
 
 
 def _counted(stopped: threading.Event) -> Iterator[int]:

@@ -54,10 +54,10 @@ class CameraDevice:
     ) -> None:
         self.device = device
         self.skipped = 0
-        """Pictures that nobody took in time."""
+        """Pictures between the first and the last one taken that nobody took in time."""
         self._silence_s = silence_s
         self._stopped = threading.Event()
-        self._pictures: queue.Queue[tuple[Picture, float] | Exception | None] = queue.Queue(maxsize=4)
+        self._pictures: queue.Queue[tuple[int, Picture, float] | Exception | None] = queue.Queue(maxsize=4)
         container = _opened(device, driver, _options(size, fps))
         stream = container.streams.video[0]
         self.height, self.width = stream.height, stream.width
@@ -76,7 +76,7 @@ class CameraDevice:
         Raises:
             RecordingError: if the device fails, or gives no picture for too long.
         """
-        last = time.monotonic()
+        last, due = time.monotonic(), None
         while not stopped.is_set():
             try:
                 item = self._pictures.get(timeout=_POLL_S)
@@ -91,8 +91,10 @@ class CameraDevice:
                 return
             if isinstance(item, Exception):
                 raise RecordingError(f"The camera {self.device} failed: {item}.") from item
-            last = item[1]
-            yield item
+            number, picture, last = item
+            self.skipped += 0 if due is None else number - due
+            due = number + 1
+            yield picture, last
 
     def close(self) -> None:
         """Let go of the device. Closing twice does nothing."""
@@ -112,8 +114,8 @@ class CameraDevice:
     def _read(self, container: InputContainer) -> None:
         with container:
             try:
-                for frame in container.decode(video=0):
-                    self._put((frame.to_ndarray(format="rgb24"), time.monotonic()))
+                for number, frame in enumerate(container.decode(video=0)):
+                    self._put((number, frame.to_ndarray(format="rgb24"), time.monotonic()))
                     if self._stopped.is_set():
                         return
             except (OSError, ValueError) as error:  # FFmpeg's errors are OSErrors or ValueErrors
@@ -130,7 +132,6 @@ class CameraDevice:
             except queue.Full:
                 with contextlib.suppress(queue.Empty):
                     self._pictures.get_nowait()
-                    self.skipped += 1
 
 
 def _options(size: tuple[int, int] | None, fps: float | None) -> dict[str, str]:
