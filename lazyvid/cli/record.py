@@ -31,7 +31,7 @@ _FAST_PRESETS = {"h264": "ultrafast", "hevc": "ultrafast"}
 
 
 def record_command(
-    root: Annotated[str, typer.Argument(help="The recording: a folder, or a URL to be.", show_default=False)],
+    root: Annotated[str, typer.Argument(help="Where the recording goes: a folder, or a URL.", show_default=False)],
     *,
     source: Annotated[str | None, typer.Option(help="A video to play as a camera.", metavar="URI")] = None,
     device: Annotated[str | None, typer.Option(help="A camera, such as /dev/video0.", metavar="PATH")] = None,
