@@ -184,12 +184,14 @@ def run_with_file(source: ByteSource, work: Callable[[BytesFile], Result]) -> Re
         finally:
             done.set()
 
-    threading.Thread(target=body, name="lazyvid-probe", daemon=True).start()
+    thread = threading.Thread(target=body, name="lazyvid-probe", daemon=True)
     try:
+        thread.start()  # which waits for the thread's first sign, and may be interrupted there
         done.wait()
     except BaseException:
         file.stop()
-        done.wait()
+        if thread.ident is not None:
+            done.wait()
         raise
     if file.failure is not None:
         raise file.failure

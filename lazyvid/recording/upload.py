@@ -122,8 +122,8 @@ class Uploader:
             meta = self._store.upload(path, uri)
             sources = tuple(dataclasses.replace(source, etag=meta.etag) for source in index.sources)
             dataclasses.replace(index, sources=sources).save(uri, store=self._store)
-            shutil.rmtree(sidecar_uri(path))
-            path.unlink()
+            path.unlink()  # before its sidecar: a kill in between must not leave a video that lacks one
+        shutil.rmtree(sidecar_uri(path), ignore_errors=True)
         with self._changed:
             self._sent.add(video)
             self._changed.notify_all()

