@@ -84,6 +84,9 @@ class SparseBytes:
         return bytes(result)
 
 
+_LOOK_UP_S = 0.2
+
+
 class ByteSource(Protocol):
     """Where a `BytesFile` takes its bytes from."""
 
@@ -187,7 +190,8 @@ def run_with_file(source: ByteSource, work: Callable[[BytesFile], Result]) -> Re
     thread = threading.Thread(target=body, name="lazyvid-probe", daemon=True)
     try:
         thread.start()  # which waits for the thread's first sign, and may be interrupted there
-        done.wait()
+        while not done.wait(_LOOK_UP_S):  # a signal that comes just before a thread blocks does not wake it
+            pass
     except BaseException:
         file.stop()
         if thread.ident is not None:
