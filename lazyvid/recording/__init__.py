@@ -11,6 +11,7 @@ from lazyvid.recording.codecs import (
     encoder_report,
     resolve_vcodec,
 )
+from lazyvid.recording.encoder import CameraEncoderThread, StreamingVideoEncoder
 from lazyvid.recording.images import ImageWriter, encode_video_frames
 from lazyvid.recording.layout import Layout, RecordingLayout
 from lazyvid.recording.recorder import Recorder, VideoEncodingManager
@@ -22,6 +23,7 @@ from lazyvid.recording.writer import VideoWriter
 __all__ = [
     "HW_ENCODERS",
     "VALID_VIDEO_CODECS",
+    "CameraEncoderThread",
     "EncoderStatus",
     "ImageStatistics",
     "ImageWriter",
@@ -30,6 +32,7 @@ __all__ = [
     "RecordingLayout",
     "RecoverReport",
     "RunningQuantileStats",
+    "StreamingVideoEncoder",
     "VideoEncodingManager",
     "VideoWriter",
     "codec_options",
