@@ -21,7 +21,6 @@ from lazyvid.cli.record_live import Counts, LiveView
 from lazyvid.cli.record_sources import Source, painted, played, real
 from lazyvid.errors import RecordingError
 from lazyvid.recording import Recorder
-from lazyvid.recording.capture import StreamingCameras
 from lazyvid.storage import ObjectStore, display_uri
 
 _SIZE = re.compile(r"(\d+)x(\d+)")
@@ -135,18 +134,11 @@ def _record(recorder: Recorder, source: Source, task: str, seconds: float | None
                 break
             recorder.add_frame({**pictures, "task": task, "timestamp": origin + at})
             length = at + 1 / source.fps
-            view.update(Counts(length, recorder.episode_frames, _queued(recorder), recorder.dropped_frames))
+            view.update(Counts(length, recorder.episode_frames, recorder.queued_frames, recorder.dropped_frames))
     if not recorder.episode_frames:
         raise RecordingError(f"Expected a frame or more for the episode in {display_uri(recorder.root)}, got none.")
     recorder.save_episode()
     return length
-
-
-def _queued(recorder: Recorder) -> dict[str, int]:
-    """By camera, frames that wait for its encoder."""
-    # A recorder has no public word for it.
-    cameras = recorder._cameras
-    return cameras._encoder.queued_frames if isinstance(cameras, StreamingCameras) else {}
 
 
 def _show(recorder: Recorder, length: float) -> None:

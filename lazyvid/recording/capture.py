@@ -69,6 +69,12 @@ class Cameras(Protocol):
     def close(self) -> None:
         """End what runs in the background. Closing twice does nothing."""
 
+    def queued(self) -> dict[str, int]:
+        """Pictures that wait for their encoder, by camera; empty where none encodes as they come."""
+
+    def durable(self) -> dict[str, int]:
+        """Pictures of the running episode that a SIGKILL now would leave in a file, by camera."""
+
     def dropped(self) -> dict[str, int]:
         """Pictures of the running or the last episode that were dropped, by camera."""
 
@@ -122,6 +128,14 @@ class StreamingCameras:
     def close(self) -> None:
         """Stop the encoders."""
         self._encoder.close()
+
+    def queued(self) -> dict[str, int]:
+        """Pictures that wait for their encoder, by camera."""
+        return self._encoder.queued_frames
+
+    def durable(self) -> dict[str, int]:
+        """Pictures of the running episode that a SIGKILL now would leave in a file, by camera."""
+        return self._encoder.durable_frames
 
     def dropped(self) -> dict[str, int]:
         """Pictures that found the queue full, by camera."""
@@ -205,6 +219,14 @@ class ImageCameras:
     def close(self) -> None:
         """End the threads that write images."""
         self._writer.stop()
+
+    def queued(self) -> dict[str, int]:
+        """None: pictures are encoded after the episode."""
+        return {}
+
+    def durable(self) -> dict[str, int]:
+        """None: pictures are in no video before the episode has ended."""
+        return {}
 
     def dropped(self) -> dict[str, int]:
         """None: writing waits."""

@@ -221,6 +221,16 @@ class Recorder:
         """Frames of the running or the last episode that found a queue full, by camera."""
         return self._cameras.dropped()
 
+    @property
+    def queued_frames(self) -> dict[str, int]:
+        """Frames that wait for their encoder, by camera."""
+        return self._cameras.queued()
+
+    @property
+    def durable_frames(self) -> dict[str, int]:
+        """Frames of the running episode that a SIGKILL now would leave in a file, by camera."""
+        return self._cameras.durable()
+
     def __repr__(self) -> str:
         return (
             f"Recorder({display_uri(self.root)!r}, episodes={self.meta.total_episodes}, "

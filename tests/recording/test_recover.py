@@ -43,8 +43,7 @@ while True:
     episode = recorder.meta.total_episodes
     for row in range(rows):
         recorder.add_frame(frame(episode, row))
-        encoder = getattr(recorder._cameras, "_encoder", None)
-        durable = getattr(encoder, "durable_frames", {})
+        durable = recorder.durable_frames
         out.write(f"durable {episode} {min(durable.values(), default=0)}\\n")
     out.write(f"saving {episode}\\n")
     recorder.save_episode()
