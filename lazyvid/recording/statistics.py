@@ -161,7 +161,7 @@ class _DyadicHistogram:
     def add(self, values: npt.NDArray[np.float64], low: npt.NDArray[Any], high: npt.NDArray[Any]) -> None:
         """Count `values` [N, D]; `low` and `high` [D] are the range of all values so far, these included."""
         self._cover(low, high)
-        k = np.floor(np.ldexp(values, -self._exponent)).astype(np.int64)
+        k = _floored(values, self._exponent).astype(np.int64)
         flat = k - self._first + np.arange(len(self._first)) * self._width
         np.add.at(self._counts.reshape(-1), flat.reshape(-1), 1)
 
@@ -195,8 +195,8 @@ class _DyadicHistogram:
         """Make the bins reach from `low` to `high`, wider where they must be."""
         low, high = low.astype(np.float64), high.astype(np.float64)
         exponent = _exponents(low, high, self._most)
-        start = np.floor(np.ldexp(low, -exponent)).astype(np.int64)
-        stop = np.floor(np.ldexp(high, -exponent)).astype(np.int64) + 1
+        start = _floored(low, exponent).astype(np.int64)
+        stop = _floored(high, exponent).astype(np.int64) + 1
         moved = (exponent > self._exponent) | (start < self._first) | (stop > self._first + self._width)
         for dimension in np.flatnonzero(moved):
             self._rebin(dimension, exponent[dimension], start[dimension], stop[dimension])
@@ -211,6 +211,12 @@ class _DyadicHistogram:
         self._first[dimension], self._exponent[dimension] = first, exponent
 
 
+def _floored(values: npt.NDArray[np.float64], exponent: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """Values / 2**exponent rounded down, also where the quotient underflows: then a negative one is -1, not 0."""
+    scaled = np.ldexp(values, -exponent)
+    return np.where((scaled == 0) & (values < 0), -1.0, np.floor(scaled))
+
+
 def _exponents(low: npt.NDArray[np.float64], high: npt.NDArray[np.float64], most: int) -> npt.NDArray[np.int64]:
     """int64 [D], the smallest e with which [low, high] spreads over at most `most` bins, each numbered exactly."""
     magnitude = np.maximum(np.abs(low), np.abs(high))
@@ -220,7 +226,7 @@ def _exponents(low: npt.NDArray[np.float64], high: npt.NDArray[np.float64], most
     wanted = np.where(half_range > 0, np.frexp(half_range / most)[1] - 1, _LOWEST_EXPONENT)
     exponent: npt.NDArray[np.int64] = np.maximum(wanted, np.maximum(smallest, _LOWEST_EXPONENT)).astype(np.int64)
     for _ in range(3):
-        spread = np.floor(np.ldexp(high, -exponent)) - np.floor(np.ldexp(low, -exponent)) + 1
+        spread = _floored(high, exponent) - _floored(low, exponent) + 1
         exponent += spread > most
     return exponent
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -77,6 +77,7 @@ def test_values_of_any_size_are_binned(values: Any, cuts: list[int]) -> None:
 
 
 @given(values=vectors(), cut=st.integers(0, 100), seed=st.integers(0, 9))
+@example(values=np.array([[-5e-324], [100.0]]), cut=0, seed=0)
 def test_quantiles_depend_on_the_values_alone(values: Any, cut: int, seed: int) -> None:
     at_once = statistics_of([values])
     shuffled = np.random.default_rng(seed).permutation(values)
