@@ -7,9 +7,15 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from lazyvid.testing import CORPUS, CountingProxy, FaultServer, S3Server, VideoCorpus
+
+# In CI the same examples each time, so that a change is judged by what it changes; elsewhere hypothesis goes on looking.
+hypothesis.settings.register_profile("ci", derandomize=True)
+if os.environ.get("CI"):
+    hypothesis.settings.load_profile("ci")
 
 _SHARED_VIDEOS = Path(__file__).resolve().parents[2] / "shared" / "data" / "videos"
 
