@@ -12,7 +12,7 @@ import pytest
 
 from lazyvid.testing import CORPUS, CountingProxy, FaultServer, S3Server, VideoCorpus
 
-# In CI the same examples each time, so that a change is judged by what it changes; elsewhere hypothesis goes on looking.
+# In CI the same examples each time, so that a change is judged by what it changes; elsewhere hypothesis looks on.
 hypothesis.settings.register_profile("ci", derandomize=True)
 if os.environ.get("CI"):
     hypothesis.settings.load_profile("ci")
