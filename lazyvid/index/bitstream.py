@@ -6,6 +6,7 @@ costs about a microsecond. Whatever the bytes are, nothing raises, and what cann
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import TypeAlias
 
@@ -69,7 +70,7 @@ class BitstreamReader:
         return True
 
 
-class _NalReader(BitstreamReader):
+class _NalReader(BitstreamReader, ABC):
     """H.264 and HEVC: packets are NAL units, each behind its length (extradata is a record) or a start code."""
 
     _parameter_set_types: frozenset[int]
@@ -121,17 +122,21 @@ class _NalReader(BitstreamReader):
         else:
             yield from (extradata[start:stop].rstrip(b"\0") for start, stop in _annex_b_units(extradata))
 
+    @abstractmethod
     def _length_bytes(self, extradata: bytes) -> int:
-        raise NotImplementedError
+        """Bytes of the length before each unit; 0 where start codes stand between them."""
 
+    @abstractmethod
     def _record_units(self, extradata: bytes) -> Iterator[bytes]:
-        raise NotImplementedError
+        """The parameter sets in a configuration record."""
 
+    @abstractmethod
     def _type(self, first_byte: int) -> int:
-        raise NotImplementedError
+        """A unit's type."""
 
+    @abstractmethod
     def _is_picture(self, kind: int) -> bool:
-        raise NotImplementedError
+        """Whether units of a type hold coded pictures."""
 
 
 class _H264Reader(_NalReader):

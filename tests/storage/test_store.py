@@ -262,12 +262,12 @@ class TestLocal:
             store.head("folder")
 
     def test_links_to_folders_are_followed_once(self, tmp_path: Path) -> None:
-        store = ObjectStore(tmp_path / "root")
+        store = ObjectStore(tmp_path / "top")
         ObjectStore(tmp_path).write("elsewhere/v.mp4", b"x")
         store.write("a.mp4", b"x")
-        (tmp_path / "root/link").symlink_to(tmp_path / "elsewhere")
-        (tmp_path / "root/circle").symlink_to(tmp_path / "root")
-        assert [meta.uri for meta in store.list()] == [f"{tmp_path}/root/a.mp4", f"{tmp_path}/root/link/v.mp4"]
+        (tmp_path / "top/link").symlink_to(tmp_path / "elsewhere")
+        (tmp_path / "top/circle").symlink_to(tmp_path / "top")
+        assert [meta.uri for meta in store.list()] == [f"{tmp_path}/top/a.mp4", f"{tmp_path}/top/link/v.mp4"]
 
     def test_unfinished_files_are_not_listed(self, tmp_path: Path) -> None:
         store = ObjectStore(tmp_path)
