@@ -22,6 +22,7 @@ from lazyvid.errors import BackendUnavailableError, DecodeError, ObjectChangedEr
 from lazyvid.frames import Clip, Frame
 from lazyvid.stats import count
 from lazyvid.storage import display_uri, layout
+from lazyvid.storage.objects import difference
 
 if TYPE_CHECKING:
     from lazyvid.decoding.files import VideoFiles
@@ -124,12 +125,9 @@ def _check_unchanged(files: VideoFiles, source_idx: int) -> None:
     """See that the file, which torchcodec reads on its own, was the pinned version; a kept copy always is."""
     if files.fetch == "file" and not layout.is_local(files.uris[source_idx]):
         return
-    pin, now = files.pins[source_idx], files.stores[source_idx].head(files.uris[source_idx])
-    if (pin.size, pin.etag, pin.modified_ns) != (now.size, now.etag, now.modified_ns):
-        raise ObjectChangedError(
-            f"{display_uri(pin.uri)} changed while it was read: {pin.size} bytes, etag {pin.etag} when opened, "
-            f"{now.size} bytes, etag {now.etag} now. Open the video again."
-        )
+    pin = files.pins[source_idx]
+    if changed := difference(pin, files.stores[source_idx].head(files.uris[source_idx])):
+        raise ObjectChangedError(f"{display_uri(pin.uri)} changed since it was opened: {changed}. Open it again.")
 
 
 class _Video(Protocol):
