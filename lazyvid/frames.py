@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -30,10 +30,10 @@ class Limits:
     """Encoded bytes held at once for one request."""
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
+        for limit in dataclasses.fields(self):
+            value = getattr(self, limit.name)
             if not isinstance(value, int) or value <= 0:
-                raise ValueError(f"Invalid Limits.{field.name}: expected a positive int, got {value!r}.")
+                raise ValueError(f"Invalid Limits.{limit.name}: expected a positive int, got {value!r}.")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -151,6 +151,8 @@ class Window:
     """First frame, counted inside that video."""
     stop: int
     """One past the last frame."""
+    seed: int | None = field(default=None, compare=False, repr=False)
+    """Seeds the random transforms of this draw; no part of what the window is, so that equality and hash ignore it."""
 
     def __post_init__(self) -> None:
         if self.start > self.stop:

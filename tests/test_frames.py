@@ -137,6 +137,13 @@ class TestWindow:
     def test_it_is_a_key(self) -> None:
         assert {Window(1, 2, 3): "a"}[pickle.loads(pickle.dumps(Window(1, 2, 3)))] == "a"
 
+    def test_its_seed_travels_with_it_and_is_no_part_of_it(self) -> None:
+        seeded = Window(1, 2, 3, seed=4)
+        assert seeded == Window(1, 2, 3)
+        assert len({seeded, Window(1, 2, 3), Window(1, 2, 3, seed=5)}) == 1
+        assert pickle.loads(pickle.dumps(seeded)).seed == 4
+        assert Window(1, 2, 3).seed is None
+
 
 class TestClipSpec:
     @pytest.mark.parametrize(
