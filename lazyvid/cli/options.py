@@ -11,10 +11,10 @@ import typer
 
 from lazyvid.cli.console import DEBUG, one_line
 from lazyvid.errors import ObjectNotFoundError
+from lazyvid.index.finding import find_videos
 from lazyvid.storage import ObjectStore, display_uri
 from lazyvid.storage.layout import SIDECAR_SUFFIX
 from lazyvid.storage.masking import is_secret_name
-from lazyvid.training.sources import find_videos
 
 
 def _set_debug(ctx: typer.Context, value: bool) -> bool:  # noqa: FBT001 - the signature that typer calls
@@ -121,5 +121,4 @@ def find_all(patterns: Sequence[str], store: ObjectStore) -> Found:
             found += find_videos(pattern, store)
         except ObjectNotFoundError as error:
             missing[display_uri(pattern)] = one_line(error)
-    # A glob such as `**` finds the sidecars' own files, too.
-    return Found(tuple(uri for uri in dict.fromkeys(found) if f"{SIDECAR_SUFFIX}/" not in uri), missing)
+    return Found(tuple(dict.fromkeys(found)), missing)

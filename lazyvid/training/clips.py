@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,20 @@ BoolArray = npt.NDArray[np.bool_]
 
 _SLACK_S = 1e-6
 """What adding up seconds may cost."""
+
+
+class FrameTimes(Protocol):
+    """When the frames of V videos are shown, asked of all at once; what a `VideoSource` knows."""
+
+    @property
+    def median_steps(self) -> FloatArray:
+        """float64 [V], seconds between neighbouring frames of each video, the median."""
+
+    def times_at(self, positions: IntArray) -> FloatArray:
+        """float64 [V], when the frame at each video's position is shown; NaN where it has no such frame."""
+
+    def search(self, seconds: FloatArray, *, side: Literal["left", "right"]) -> IntArray:
+        """int64 [V], frames of each video that are shown before its time, or ("right") before it or at it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,14 +55,14 @@ class ClipPlan:
 
     @classmethod
     def of(
-        cls, spec: ClipSpec, ranges: Sequence[tuple[int, int]], timestamps: Sequence[FloatArray] | None = None
+        cls, spec: ClipSpec, ranges: Sequence[tuple[int, int]] | IntArray, times: FrameTimes | None = None
     ) -> ClipPlan:
         """The plan for videos of which the frames [first, stop) can be used.
 
         Args:
             spec: How clips are cut.
-            ranges: One a video.
-            timestamps: float64 [N] each, seconds; needed for a spec with `fps`.
+            ranges: int64 [V, 2], first and stop of each video.
+            times: When their frames are shown; needed for a spec with `fps`.
         """
         bounds = np.array(ranges, np.int64).reshape(-1, 2)
         first, stop = bounds[:, 0], np.maximum(bounds[:, 0], bounds[:, 1])
@@ -56,11 +71,10 @@ class ClipPlan:
             half = np.zeros(len(bounds))
             starts = stop - first - (spec.span - 1 if spec.pad == "error" else 0)
         else:
-            times = timestamps or ()
-            medians = np.array([timing.median_step(t) for t in times], np.float64).reshape(-1)
-            step, half = _steps(spec, medians), medians / 2
-            limits = zip(times, first.tolist(), stop.tolist(), half.tolist(), strict=True)
-            starts = np.array([_starts_by_time(spec, t[a:b], h) for t, a, b, h in limits], np.int64)
+            if times is None:
+                raise ValueError("Expected the times of the videos' frames: the spec has fps.")
+            step, half = _steps(spec, times.median_steps), times.median_steps / 2
+            starts = _starts_by_time(spec, first, stop, half, times)
         counts = -(-np.maximum(starts, 0) // step)
         return cls(spec, first, stop, step, half, np.concatenate([[0], np.cumsum(counts)]).astype(np.int64))
 
@@ -147,9 +161,11 @@ def _steps(spec: ClipSpec, medians: FloatArray) -> IntArray:
     return np.maximum(np.round(frames), 1).astype(np.int64)
 
 
-def _starts_by_time(spec: ClipSpec, times: FloatArray, half_step_s: float) -> int:
-    """At how many of the frames at `times` a clip may start."""
-    if spec.pad == "repeat" or not len(times):
-        return len(times)
-    latest = times[-1] + half_step_s - (spec.num_frames - 1) / float(spec.fps or 1)
-    return int(np.searchsorted(times, latest, side="right"))
+def _starts_by_time(
+    spec: ClipSpec, first: IntArray, stop: IntArray, half_step_s: FloatArray, times: FrameTimes
+) -> IntArray:
+    """int64 [V], at how many of each video's frames [first, stop) a clip may start."""
+    if spec.pad == "repeat":
+        return stop - first
+    latest = times.times_at(stop - 1) + half_step_s - (spec.num_frames - 1) / float(spec.fps or 1)
+    return np.clip(times.search(latest, side="right"), first, stop) - first

@@ -20,7 +20,7 @@ from lazyvid.errors import FrameTimestampError, LazyVidError
 from lazyvid.frames import Clip, ClipSpec, Window
 from lazyvid.storage import display_uri
 from lazyvid.training.clips import BoolArray, ClipPlan, FloatArray, IntArray
-from lazyvid.training.sources import VideosLike, open_cameras
+from lazyvid.training.sources import VideosLike, VideoSource, open_cameras
 from lazyvid.video import LazyVideo, read_clips
 
 Sample = dict[str, Any]
@@ -85,12 +85,8 @@ class ClipDataset(Dataset[Sample]):
         self._cameras = open_cameras(videos, video_options)
         names = iter(self._cameras)
         self._leader = next(names)
-        self._tolerances = {
-            name: np.array([_tolerance(video, tolerance_s) for video in self._cameras[name]]) for name in names
-        }
-        leaders = self._cameras[self._leader]
-        times = None if clip.fps is None else [video.timestamps for video in leaders]
-        self._plan = ClipPlan.of(clip, [self._usable(number) for number in range(len(leaders))], times)
+        self._tolerances = {name: _tolerances(self._cameras[name], tolerance_s) for name in names}
+        self._plan = ClipPlan.of(clip, self._usable(), self._cameras[self._leader])
 
     @property
     def clip(self) -> ClipSpec:
@@ -103,9 +99,9 @@ class ClipDataset(Dataset[Sample]):
         return tuple(self._cameras) if self._by_name else ()
 
     @property
-    def videos(self) -> Sequence[LazyVideo]:
+    def videos(self) -> VideoSource:
         """The (first camera's) videos; `Window.video` and `video_id` count in it."""
-        return tuple(self._cameras[self._leader])
+        return self._cameras[self._leader]
 
     def __len__(self) -> int:
         """Clips of the plain enumeration."""
@@ -192,17 +188,17 @@ class ClipDataset(Dataset[Sample]):
             )
         return video, positions
 
-    def _usable(self, number: int) -> tuple[int, int]:
-        """The frames [first, stop) of a recording's first camera for which all others had begun and not ended."""
-        leader = self._cameras[self._leader][number]
-        first, stop = 0, len(leader)
-        for name, tolerances in self._tolerances.items():
-            times, slack = self._cameras[name][number].timestamps, tolerances[number]
-            if not len(times):
-                return 0, 0
-            first = max(first, int(np.searchsorted(leader.timestamps, times[0] - slack, side="left")))
-            stop = min(stop, int(np.searchsorted(leader.timestamps, times[-1] + slack, side="right")))
-        return first, max(first, stop)
+    def _usable(self) -> IntArray:
+        """int64 [V, 2], each recording's frames [first, stop) for which all other cameras had begun and not ended."""
+        leaders = self._cameras[self._leader]
+        first, stop = np.zeros_like(leaders.frame_counts), leaders.frame_counts
+        for name, slack in self._tolerances.items():
+            others = self._cameras[name]
+            begin, end = others.times_at(np.zeros_like(first)), others.times_at(others.frame_counts - 1)
+            first = np.maximum(first, leaders.search(begin - slack, side="left"))
+            stop = np.minimum(stop, leaders.search(end + slack, side="right"))
+            stop = np.where(others.frame_counts > 0, stop, 0)
+        return np.stack([first, np.maximum(first, stop)], axis=1)
 
     # -- substitutes --------------------------------------------------------------------------------------------------
 
@@ -252,7 +248,7 @@ class ClipDataset(Dataset[Sample]):
         return True
 
     def _named(self, window: Window) -> str:
-        return f"{window} of {display_uri(self._cameras[self._leader][window.video].uri)}"
+        return f"{window} of {display_uri(self._cameras[self._leader].uri(window.video))}"
 
 
 def _sample(clip: Clip, is_pad: BoolArray, video_id: int) -> Sample:
@@ -265,5 +261,6 @@ def _sample(clip: Clip, is_pad: BoolArray, video_id: int) -> Sample:
     }
 
 
-def _tolerance(video: LazyVideo, tolerance_s: float | None) -> float:
-    return timing.median_step(video.timestamps) if tolerance_s is None else tolerance_s
+def _tolerances(videos: VideoSource, tolerance_s: float | None) -> FloatArray:
+    """float64 [V], seconds that a frame of each video may be away from the time that it stands for."""
+    return videos.median_steps if tolerance_s is None else np.full(len(videos), float(tolerance_s))

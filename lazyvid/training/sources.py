@@ -1,28 +1,138 @@
-"""A dataset's videos as users name them, made into `LazyVideo`s: objects, URIs, a folder, a glob; for each camera."""
+"""A dataset's videos, however many: a `VideoSource` answers for all of them at once and makes a `LazyVideo` when asked.
+
+Users name videos as objects, URIs, a folder or a glob, for each camera; `open_cameras` makes sources of these.
+"""
 
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import Any, Literal, Protocol
 
-from lazyvid.errors import ObjectNotFoundError
-from lazyvid.storage import ObjectStore, basename, display_uri
+import numpy as np
+import numpy.typing as npt
+
+from lazyvid import timing
+from lazyvid.index.finding import find_videos
+from lazyvid.storage import ObjectStore
 from lazyvid.video import LazyVideo
+
+IntArray = npt.NDArray[np.int64]
+FloatArray = npt.NDArray[np.float64]
 
 VideosLike = str | os.PathLike[str] | Sequence[LazyVideo | str | os.PathLike[str]]
 """Videos, their URIs, or one folder or glob that finds them."""
 
-VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm")
-"""What a folder's videos are known by."""
 
-_MAGIC = re.compile(r"[*?\[]")
+class VideoSource(Protocol):
+    """Videos in a fixed order, V of them: what is asked of all at once is an array, and no video is made for it.
+
+    Times increase within a video, as those of a `LazyVideo` do. A source survives pickling and start methods.
+    """
+
+    def __len__(self) -> int:
+        """V, the number of videos."""
+
+    def __getitem__(self, number: int, /) -> LazyVideo:
+        """A video.
+
+        Raises:
+            IndexError: if there is none with this number.
+        """
+
+    def __iter__(self) -> Iterator[LazyVideo]:
+        """The videos in order, one at a time."""
+
+    @property
+    def frame_counts(self) -> IntArray:
+        """int64 [V], frames of each video."""
+
+    @property
+    def nbytes(self) -> IntArray:
+        """int64 [V], bytes of the packets that each video's frames are coded in."""
+
+    @property
+    def median_steps(self) -> FloatArray:
+        """float64 [V], seconds between neighbouring frames of each video, the median; 0 for fewer than two frames."""
+
+    def uri(self, number: int) -> str:
+        """A video's URI."""
+
+    def timestamps(self, number: int) -> FloatArray:
+        """float64 [N], seconds, when each frame of a video is shown."""
+
+    def times_at(self, positions: IntArray) -> FloatArray:
+        """float64 [V], when the frame at each video's position is shown; NaN where it has no such frame.
+
+        Args:
+            positions: int64 [V].
+        """
+
+    def search(self, seconds: FloatArray, *, side: Literal["left", "right"]) -> IntArray:
+        """int64 [V], frames of each video that are shown before its time ("left"), or before it or at it ("right").
+
+        Args:
+            seconds: float64 [V].
+            side: As for `numpy.searchsorted`.
+        """
 
 
-def open_cameras(
-    videos: VideosLike | Mapping[str, VideosLike], options: Mapping[str, Any]
-) -> dict[str, list[LazyVideo]]:
+class VideoList(Sequence[LazyVideo]):
+    """A `VideoSource` of videos that are at hand."""
+
+    def __init__(self, videos: Sequence[LazyVideo]) -> None:
+        self._videos = tuple(videos)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self._videos,)
+
+    def __len__(self) -> int:
+        return len(self._videos)
+
+    def __getitem__(self, number: Any, /) -> Any:
+        """A video, or those of a slice."""
+        return self._videos[number]
+
+    def __repr__(self) -> str:
+        return f"VideoList({len(self)} videos)"
+
+    @cached_property
+    def frame_counts(self) -> IntArray:
+        """int64 [V], frames of each video."""
+        return np.array([len(video) for video in self._videos], np.int64)
+
+    @cached_property
+    def nbytes(self) -> IntArray:
+        """int64 [V], bytes of the packets that each video's frames are coded in."""
+        sizes = (video.frame_index.packets.size[video.frame_indices] for video in self._videos)
+        return np.array([size.sum() for size in sizes], np.int64)
+
+    @cached_property
+    def median_steps(self) -> FloatArray:
+        """float64 [V], seconds between neighbouring frames of each video, the median."""
+        return np.array([timing.median_step(video.timestamps) for video in self._videos], np.float64)
+
+    def uri(self, number: int) -> str:
+        """A video's URI."""
+        return self._videos[number].uri
+
+    def timestamps(self, number: int) -> FloatArray:
+        """float64 [N], seconds, when each frame of a video is shown."""
+        return self._videos[number].timestamps
+
+    def times_at(self, positions: IntArray) -> FloatArray:
+        """float64 [V], when the frame at each video's position is shown; NaN where it has no such frame."""
+        times = zip(self._videos, positions.tolist(), strict=True)
+        return np.array([v.timestamps[p] if 0 <= p < len(v) else np.nan for v, p in times], np.float64)
+
+    def search(self, seconds: FloatArray, *, side: Literal["left", "right"]) -> IntArray:
+        """int64 [V], frames of each video that are shown before its time, or ("right") before it or at it."""
+        times = zip(self._videos, seconds.tolist(), strict=True)
+        return np.array([np.searchsorted(video.timestamps, t, side=side) for video, t in times], np.int64)
+
+
+def open_cameras(videos: VideosLike | Mapping[str, VideosLike], options: Mapping[str, Any]) -> dict[str, VideoSource]:
     """The videos of each camera; of a single one without a name under "".
 
     Args:
@@ -45,7 +155,7 @@ def open_cameras(
     return cameras
 
 
-def open_videos(videos: VideosLike, options: Mapping[str, Any]) -> list[LazyVideo]:
+def open_videos(videos: VideosLike, options: Mapping[str, Any]) -> VideoSource:
     """The videos of one camera, in order; those that a folder or glob finds are sorted by URI."""
     store = options.get("store") or ObjectStore(storage_options=options.get("storage_options"))
     if isinstance(videos, (str, os.PathLike)):
@@ -58,28 +168,4 @@ def open_videos(videos: VideosLike, options: Mapping[str, Any]) -> list[LazyVide
         rest = {name: value for name, value in options.items() if name != "storage_options"} | {"store": store}
         found = LazyVideo.open_many([uri for _, uri in unopened], **rest)
         opened |= {number: video for (number, _), video in zip(unopened, found, strict=True)}
-    return [opened[number] for number in range(len(opened))]
-
-
-def find_videos(pattern: str, store: ObjectStore) -> list[str]:
-    """The URIs of the videos in a folder and the folders below it, or that a glob names; one video is found itself.
-
-    Raises:
-        ObjectNotFoundError: if there is none.
-    """
-    magic = _MAGIC.search(pattern)
-    if magic is None:
-        found = [meta.uri for meta in store.list(pattern)]
-        wanted = [uri for uri in found if basename(uri).lower().endswith(VIDEO_SUFFIXES)]
-        if not wanted and len(found) == 1 and store.resolve(pattern) == found[0]:
-            wanted = found  # the very object, whatever its name
-    else:
-        folder = pattern[: magic.start()].rpartition("/")[0]
-        glob = pattern[len(folder) :].lstrip("/")
-        wanted = [meta.uri for meta in store.list(folder or ".", glob=glob)]
-    if not wanted:
-        raise ObjectNotFoundError(
-            f"Expected videos ({', '.join(VIDEO_SUFFIXES)}) at {display_uri(pattern)}, found none. Check the folder or "
-            "glob."
-        )
-    return wanted
+    return VideoList([opened[number] for number in range(len(opened))])

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lazyvid import timing
 from lazyvid.frames import ClipSpec, Window
-from lazyvid.training.clips import ClipPlan
+from lazyvid.training.clips import ClipPlan, FloatArray, IntArray
 
 SPECS = st.builds(
     ClipSpec,
@@ -18,6 +21,21 @@ SPECS = st.builds(
     pad=st.sampled_from(["error", "repeat"]),
 )
 RANGES = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 40)), max_size=6)
+
+
+class TimesOf:
+    """`FrameTimes` of arrays, in plain words."""
+
+    def __init__(self, times: list[FloatArray]) -> None:
+        self.times = times
+        self.median_steps = np.array([timing.median_step(t) for t in times])
+
+    def times_at(self, positions: IntArray) -> FloatArray:
+        return np.array([t[p] if 0 <= p < len(t) else np.nan for t, p in zip(self.times, positions, strict=True)])
+
+    def search(self, seconds: FloatArray, *, side: Literal["left", "right"]) -> IntArray:
+        before = {"left": np.less, "right": np.less_equal}[side]
+        return np.array([before(t, s).sum() for t, s in zip(self.times, seconds, strict=True)])
 
 
 def all_clips(spec: ClipSpec, ranges: list[tuple[int, int]]) -> list[Window]:
@@ -71,7 +89,7 @@ def test_clips_by_time_take_the_nearest_frames(
 ) -> None:
     times = start + np.arange(count) / rate
     spec = ClipSpec(num_frames, fps=fps, pad=pad)  # type: ignore[arg-type]
-    plan = ClipPlan.of(spec, [(0, count)], [times])
+    plan = ClipPlan.of(spec, [(0, count)], TimesOf([times]))
     if pad == "repeat" or num_frames == 1:
         assert len(plan) >= 1
     for number in range(len(plan)):
@@ -89,7 +107,7 @@ def test_clips_by_time_take_the_nearest_frames(
 
 def test_a_third_of_the_rate_is_every_third_frame() -> None:
     times = np.arange(91) / 30
-    plan = ClipPlan.of(ClipSpec(10, fps=10), [(0, 91)], [times])
+    plan = ClipPlan.of(ClipSpec(10, fps=10), [(0, 91)], TimesOf([times]))
     assert len(plan) == 3
     assert [plan.positions(plan.window(i), times)[0].tolist() for i in range(3)] == [
         list(range(start, start + 30, 3)) for start in (0, 30, 60)
@@ -98,7 +116,7 @@ def test_a_third_of_the_rate_is_every_third_frame() -> None:
 
 def test_irregular_times_are_resampled_by_time() -> None:
     times = np.array([0.0, 0.1, 0.2, 1.0, 1.1, 1.9, 2.0, 3.0])
-    plan = ClipPlan.of(ClipSpec(3, fps=1, step=1), [(0, 8)], [times])
+    plan = ClipPlan.of(ClipSpec(3, fps=1, step=1), [(0, 8)], TimesOf([times]))
     assert [plan.positions(plan.window(i), times)[0].tolist() for i in range(len(plan))] == [
         [0, 3, 6],
         [1, 4, 6],
