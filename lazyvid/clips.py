@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import CancelledError
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NoReturn, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -15,9 +18,9 @@ from torch import Tensor
 from lazyvid.arguments import check_word
 from lazyvid.decoding.convert import PictureFormat
 from lazyvid.decoding.files import Fetch, VideoFiles
-from lazyvid.decoding.reader import ReadRequest, read_frames
+from lazyvid.decoding.reader import ReadRequest, begin_frames
 from lazyvid.decoding.torchcodec import read_with_torchcodec
-from lazyvid.errors import LimitExceededError
+from lazyvid.errors import LazyVidError, LimitExceededError
 from lazyvid.frames import Clip, Limits
 from lazyvid.index.recipe import IndexRecipe
 from lazyvid.index.view import FrameView
@@ -102,24 +105,78 @@ class ClipRequest:
         )
 
 
-def read_together(requests: Sequence[ClipRequest]) -> list[Clip]:
-    """Plan, fetch and decode clips together; those of one shape are consecutive rows of one tensor.
+class PendingClips:
+    """Clips whose packets are on their way; made by `begin_clips`.
 
-    Returns:
-        One clip a request.
-
-    Raises:
-        LazyVidError: if frames cannot be read.
+    Only the process that began it has the bytes: in a forked child `result` fetches them anew, and a pickle is refused.
     """
-    pixels = _allocate([request.shape for request in requests])
-    by_backend: dict[Backend, list[ReadRequest]] = {"pyav": [], "torchcodec": []}
-    for request, out in zip(requests, pixels, strict=True):
-        if len(out):
-            by_backend[request.options.backend].append(request.read_request(out.numpy()))
-    read_frames(by_backend["pyav"])
-    for read_request in by_backend["torchcodec"]:
-        read_with_torchcodec(read_request)
-    return [request.clip(out) for request, out in zip(requests, pixels, strict=True)]
+
+    def __init__(self, requests: Sequence[ClipRequest]) -> None:
+        """Plans the reads and starts fetching; what goes wrong is raised by `result`."""
+        self._requests = list(requests)
+        self._clips: list[Clip] | None = None
+        self._cancelled = False
+        self._pid = os.getpid()
+        self._reading: _Reading | None = None
+        with contextlib.suppress(LazyVidError):  # `result` begins anew, and meets it again
+            self._reading = _Reading(self._requests)
+
+    def result(self) -> list[Clip]:
+        """Wait for the packets, verify and decode them.
+
+        Returns:
+            One clip a request, the same ones when called again; clips of one shape are consecutive rows of one tensor.
+
+        Raises:
+            LazyVidError: if frames cannot be read; a further call tries again.
+            concurrent.futures.CancelledError: after `cancel`.
+        """
+        if self._cancelled:
+            raise CancelledError("The clips were cancelled before they were read.")
+        if self._clips is None:
+            reading, self._reading = self._reading, None
+            if reading is None or self._pid != os.getpid():
+                reading = _Reading(self._requests)
+            self._clips = reading.result()
+        return list(self._clips)
+
+    def cancel(self) -> None:
+        """Give up what has not been read; nothing of it stays behind. Clips that are there stay."""
+        reading, self._reading = self._reading, None
+        self._cancelled = self._clips is None
+        if reading is not None and self._pid == os.getpid():
+            reading.cancel()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("Pending clips belong to their process and cannot be pickled: send the requests instead.")
+
+
+class _Reading:
+    """One attempt at reading clips, begun."""
+
+    def __init__(self, requests: Sequence[ClipRequest]) -> None:
+        self._requests = requests
+        self._pixels = _allocate([request.shape for request in requests])
+        by_backend: dict[Backend, list[ReadRequest]] = {"pyav": [], "torchcodec": []}
+        for request, out in zip(requests, self._pixels, strict=True):
+            if len(out):
+                by_backend[request.options.backend].append(request.read_request(out.numpy()))
+        self._by_torchcodec = by_backend["torchcodec"]
+        self._frames = begin_frames(by_backend["pyav"])
+
+    def result(self) -> list[Clip]:
+        self._frames.result()
+        for read_request in self._by_torchcodec:
+            read_with_torchcodec(read_request)
+        return [request.clip(out) for request, out in zip(self._requests, self._pixels, strict=True)]
+
+    def cancel(self) -> None:
+        self._frames.cancel()
+
+
+def begin_together(requests: Sequence[ClipRequest]) -> PendingClips:
+    """Plan clips together and start fetching their packets; their pixels are made by `result`."""
+    return PendingClips(requests)
 
 
 def _allocate(shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from lazyvid import timing
 from lazyvid.arguments import check_type, check_word, checked_positions, checked_size, checked_times, listed
-from lazyvid.clips import Backend, ChannelFormat, ClipRequest, ReadOptions, read_together
+from lazyvid.clips import Backend, ChannelFormat, ClipRequest, PendingClips, ReadOptions, begin_together
 from lazyvid.decoding.convert import Colorspace, InterpolationName, PictureFormat
 from lazyvid.decoding.files import Fetch
 from lazyvid.decoding.torchcodec import TorchcodecAdapter
@@ -510,7 +510,7 @@ class LazyVideo:
         return timing.played_at(self.timestamps, asked)
 
     def _clip(self, positions: IntArray, *, timestamps: FloatArray | None = None) -> Clip:
-        (clip,) = read_together([self._request(positions)])
+        (clip,) = begin_together([self._request(positions)]).result()
         return clip if timestamps is None else replace(clip, timestamps=torch.from_numpy(timestamps), durations=None)
 
     def _request(self, positions: IntArray) -> ClipRequest:
@@ -531,7 +531,23 @@ def read_clips(requests: Sequence[tuple[LazyVideo, IntArray]]) -> list[Clip]:
     Raises:
         LazyVidError: if frames cannot be read.
     """
-    return read_together([video._request(positions) for video, positions in requests])
+    return begin_clips(requests).result()
+
+
+def begin_clips(requests: Sequence[tuple[LazyVideo, IntArray]]) -> PendingClips:
+    """Plan clips of several videos and start fetching their packets, while the caller does something else.
+
+    `begin_clips(requests).result()` is `read_clips(requests)`: `result` verifies, decodes and raises what went wrong.
+    Of more than 128 MiB of packets the first part is fetched, each further one while the one before it decodes. Files
+    that are copied whole (`fetch="file"`) are read by `result` alone.
+
+    Args:
+        requests: As for `read_clips`.
+
+    Returns:
+        The clips to come; to be cancelled when nobody wants them any more.
+    """
+    return begin_together([video._request(positions) for video, positions in requests])
 
 
 def _joined_windows(videos: Sequence[LazyVideo]) -> tuple[tuple[int, int], ...] | None:

@@ -5,15 +5,17 @@ from __future__ import annotations
 from lazyvid.decoding.convert import PictureFormat
 from lazyvid.decoding.files import VideoFiles
 from lazyvid.decoding.pool import DecoderPool
-from lazyvid.decoding.reader import ReadRequest, read_frames
+from lazyvid.decoding.reader import PendingFrames, ReadRequest, begin_frames, read_frames
 from lazyvid.decoding.verify import VerifyReport, verify_index
 
 __all__ = [
     "DecoderPool",
+    "PendingFrames",
     "PictureFormat",
     "ReadRequest",
     "VerifyReport",
     "VideoFiles",
+    "begin_frames",
     "read_frames",
     "verify_index",
 ]

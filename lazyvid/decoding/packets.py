@@ -2,6 +2,8 @@
 
     jobs (a run of a source of a video) ─▶ one vectored read over all objects ─▶ lengths and checksums ─▶ payloads
 
+`begin` starts the read; `result` waits for it and checks what came.
+
 No byte is read inside a callback of FFmpeg: there, a short read or a Ctrl-C would come out as "invalid data".
 """
 
@@ -20,7 +22,7 @@ from lazyvid.decoding.plan import DecodeOrder, Run, byte_ranges
 from lazyvid.errors import CorruptVideoError
 from lazyvid.index.frame_index import UNKNOWN
 from lazyvid.storage import ObjectMeta, ObjectStore, RangeRequest, display_uri
-from lazyvid.storage.cache import SegmentCache
+from lazyvid.storage.pending import PendingRead
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,24 +61,85 @@ class Job:
         return f"{display_uri(self.uri)}, {span}"
 
 
-def fetch(jobs: Sequence[Job]) -> list[list[bytes]]:
-    """The payloads of every job's packets, in feeding order.
+class PendingPackets:
+    """The packets of jobs, on their way from their stores; made by `begin`, belongs to the process that made it.
 
-    Raises:
-        StoreError: if an object cannot be read, or is no longer the one that was pinned.
-        CorruptVideoError: if bytes differ from the checksum in the index, also when read a second time.
+    Packets that only a demuxer reaches, and those of files that are copied whole, are read by `result`.
     """
-    payloads = _read(jobs)
-    for i, job in enumerate(jobs):
-        if _damaged(job, payloads[i]) is not None:
-            payloads[i] = _read([job])[0]  # once more: the wire may have been at fault
-            damaged = _damaged(job, payloads[i])
-            if damaged is not None:
-                raise CorruptVideoError(
-                    f"Expected packet {damaged} of {job.describe()} to have the checksum in the index, found other "
-                    "bytes twice. The file was damaged since it was indexed: restore it, or index it again "
-                    "(lazyvid index --force) to decode it as it is."
-                )
+
+    def __init__(self, jobs: Sequence[Job]) -> None:
+        self._jobs = jobs
+        groups: defaultdict[ObjectStore, list[int]] = defaultdict(list)
+        for i, job in enumerate(jobs):
+            if job.order.source.addressing == "packets" and job.files.local_copies is None:
+                groups[job.store].append(i)
+        self._begun: list[tuple[list[int], _RangeReads, PendingRead]] = []
+        for store, members in groups.items():
+            reads = _RangeReads([jobs[i] for i in members])
+            self._begun.append((members, reads, store.begin_many(reads.requests)))
+
+    def result(self) -> list[list[bytes]]:
+        """The payloads of every job's packets, in feeding order.
+
+        Raises:
+            StoreError: if an object cannot be read, or is no longer the one that was pinned.
+            CorruptVideoError: if bytes differ from the checksum in the index, also when read a second time.
+        """
+        payloads: list[list[bytes] | None] = [None] * len(self._jobs)
+        try:
+            for members, reads, pending in self._begun:
+                for i, own in zip(members, reads.cut(pending.result()), strict=True):
+                    payloads[i] = own
+        finally:
+            self.cancel()
+        return [
+            _checked(job, own if own is not None else _read_whole(job))
+            for job, own in zip(self._jobs, payloads, strict=True)
+        ]
+
+    def cancel(self) -> None:
+        """Give up what has not arrived."""
+        for _, _, pending in self._begun:
+            pending.cancel()
+
+
+def begin(jobs: Sequence[Job]) -> PendingPackets:
+    """Start fetching the packets of every job, all together."""
+    return PendingPackets(jobs)
+
+
+class _RangeReads:
+    """The byte ranges of jobs of one store: one request for each object, so that runs side by side are one piece."""
+
+    def __init__(self, jobs: Sequence[Job]) -> None:
+        ranges: defaultdict[tuple[str, ObjectMeta], list[tuple[int, int]]] = defaultdict(list)
+        self._places: list[tuple[tuple[str, ObjectMeta], slice]] = []
+        for job in jobs:
+            wanted = ranges[job.uri, job.pin]
+            own = byte_ranges(job.order, job.run)
+            self._places.append(((job.uri, job.pin), slice(len(wanted), len(wanted) + len(own))))
+            wanted.extend(own)
+        self._objects = list(ranges)
+        self.requests = [RangeRequest(uri, wanted, pin) for (uri, pin), wanted in ranges.items()]
+
+    def cut(self, answers: Sequence[list[bytes]]) -> list[list[bytes]]:
+        """Each job's packets out of the answers to the requests."""
+        payloads = dict(zip(self._objects, answers, strict=True))
+        return [payloads[key][place] for key, place in self._places]
+
+
+def _checked(job: Job, payloads: list[bytes]) -> list[bytes]:
+    """The payloads, read once more where they are damaged: the wire may have been at fault."""
+    if _damaged(job, payloads) is None:
+        return payloads
+    payloads = _read_again(job)
+    damaged = _damaged(job, payloads)
+    if damaged is not None:
+        raise CorruptVideoError(
+            f"Expected packet {damaged} of {job.describe()} to have the checksum in the index, found other bytes "
+            "twice. The file was damaged since it was indexed: restore it, or index it again (lazyvid index --force) "
+            "to decode it as it is."
+        )
     return payloads
 
 
@@ -91,36 +154,18 @@ def _damaged(job: Job, payloads: Sequence[bytes]) -> int | None:
     return None
 
 
-def _read(jobs: Sequence[Job]) -> list[list[bytes]]:
-    """Read by byte ranges where packets are addressable, through a demuxer where they are not."""
-    results: list[list[bytes]] = [[] for _ in jobs]
-    by_store: defaultdict[tuple[ObjectStore, SegmentCache | None], list[int]] = defaultdict(list)
-    for i, job in enumerate(jobs):
-        if job.order.source.addressing == "packets":
-            by_store[job.store, job.files.local_copies].append(i)
-        else:
-            results[i] = _demux(job)
-    for (store, copies), members in by_store.items():
-        for i, payloads in zip(members, _read_ranges(store, copies, [jobs[i] for i in members]), strict=True):
-            results[i] = payloads
-    return results
+def _read_again(job: Job) -> list[bytes]:
+    if job.order.source.addressing != "packets" or job.files.local_copies is not None:
+        return _read_whole(job)
+    return job.store.read_ranges(job.uri, byte_ranges(job.order, job.run), pin=job.pin)
 
 
-def _read_ranges(store: ObjectStore, copies: SegmentCache | None, jobs: Sequence[Job]) -> list[list[bytes]]:
-    """One request for each object, so that runs which lie side by side are read in one piece."""
-    ranges: defaultdict[tuple[str, ObjectMeta], list[tuple[int, int]]] = defaultdict(list)
-    places = []
-    for job in jobs:
-        wanted = ranges[job.uri, job.pin]
-        own = byte_ranges(job.order, job.run)
-        places.append(slice(len(wanted), len(wanted) + len(own)))
-        wanted.extend(own)
-    requests = [RangeRequest(uri, wanted, pin) for (uri, pin), wanted in ranges.items()]
-    answers = store.read_many(requests) if copies is None else copies.read_many(store, requests)
-    payloads = dict(zip(ranges, answers, strict=True))
-    return [payloads[job.uri, job.pin][place] for job, place in zip(jobs, places, strict=True)]
-
-
-def _demux(job: Job) -> list[bytes]:
+def _read_whole(job: Job) -> list[bytes]:
+    """From a copy of the whole file: byte ranges where packets are addressable, else what a demuxer finds."""
+    if job.order.source.addressing == "packets":
+        copies = job.files.local_copies
+        assert copies is not None
+        (payloads,) = copies.read_many(job.store, [RangeRequest(job.uri, byte_ranges(job.order, job.run), job.pin)])
+        return payloads
     with job.files.whole_file(job.source_idx) as file:
         return container.read_packets(file, job.order, job.run, uri=display_uri(job.uri), limits=job.files.limits)

@@ -1,6 +1,6 @@
 """Frames of a batch of videos, read together: plan all, fetch all, verify, then decode each into its rows.
 
-    ReadRequests ─▶ plan ─▶ jobs ─▶ packets.fetch ─▶ PacketDecoder ─▶ PictureConverter ─▶ rows of the caller's tensors
+    ReadRequests ─▶ plan ─▶ jobs ─▶ packets.begin ─▶ PacketDecoder ─▶ PictureConverter ─▶ rows of the caller's tensors
 
 Every frame delivered is the one planned; a frame that does not come out is tried again from earlier key packets, and in
 the end is an error. Nothing is filled with zeros, repeated or shifted.
@@ -8,8 +8,8 @@ the end is an error. Nothing is filled with zeros, repeated or shifted.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections import defaultdict, deque
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import av
@@ -28,8 +28,8 @@ from lazyvid.errors import DecodeError, TruncatedVideoError
 from lazyvid.stats import count
 from lazyvid.storage import display_uri
 
-_BATCH_BYTES = 256 * 1024 * 1024
-"""Encoded bytes held at once; a larger request is read and decoded in several batches."""
+_BATCH_BYTES = 128 << 20
+"""Encoded bytes fetched at once; a larger request is read and decoded in several batches, of which two are held."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -71,24 +71,56 @@ class _Target:
         return True
 
 
-def read_frames(requests: Sequence[ReadRequest], *, pool: DecoderPool | None = None) -> None:
-    """Read the frames of all requests into their memory.
+class PendingFrames:
+    """Frames whose first packets are on their way; made by `begin_frames`, belongs to the process that made it."""
+
+    def __init__(self, requests: Sequence[ReadRequest], pool: DecoderPool) -> None:
+        """Plans the reads and starts the first one."""
+        self._pool = pool
+        self._frames = sum(len(request.rows) for request in requests)
+        targets = [target for request in requests for target in _targets(request)]
+        self._fed = [target for target in targets if _addressing(target) != "sequential"]
+        self._sequential = [target for target in targets if _addressing(target) == "sequential"]
+        self._batches = _Batches(self._fed)
+
+    def result(self) -> None:
+        """Wait for the packets and decode them into the requests' memory. To be called once.
+
+        Raises:
+            StoreError: if an object cannot be read, or is no longer the one that was pinned.
+            VideoError: if bytes are damaged, or a frame does not come out of the decoder.
+        """
+        _read_packets(self._fed, self._batches, self._pool)
+        for target in self._sequential:
+            _read_sequentially(target)
+        count(frames_returned=self._frames)
+
+    def cancel(self) -> None:
+        """Give up what has not arrived."""
+        self._batches.cancel()
+
+
+def begin_frames(requests: Sequence[ReadRequest], *, pool: DecoderPool | None = None) -> PendingFrames:
+    """Plan a read of frames and start fetching their packets; what goes wrong on the way comes out of `result`.
 
     Args:
         requests: One a clip.
         pool: Where decoder contexts come from; by default the process's own.
 
     Raises:
+        CorruptIndexError: if an index makes no sense.
+    """
+    return PendingFrames(requests, pool or default_pool())
+
+
+def read_frames(requests: Sequence[ReadRequest], *, pool: DecoderPool | None = None) -> None:
+    """Read the frames of all requests into their memory: `begin_frames` and its `result` at once.
+
+    Raises:
         StoreError: if an object cannot be read, or is no longer the one that was pinned.
         VideoError: if bytes are damaged, or a frame does not come out of the decoder.
     """
-    targets = [target for request in requests for target in _targets(request)]
-    fed = [target for target in targets if _addressing(target) != "sequential"]
-    _read_packets(fed, pool or default_pool())
-    for target in targets:
-        if _addressing(target) == "sequential":
-            _read_sequentially(target)
-    count(frames_returned=sum(len(request.rows) for request in requests))
+    begin_frames(requests, pool=pool).result()
 
 
 def _targets(request: ReadRequest) -> Iterable[_Target]:
@@ -107,20 +139,51 @@ def _addressing(target: _Target) -> str:
 # -- fed by packets ---------------------------------------------------------------------------------------------------
 
 
-def _read_packets(targets: Sequence[_Target], pool: DecoderPool) -> None:
+class _Batches:
+    """The runs of targets, fetched in batches: while the caller decodes one, the next one is on its way."""
+
+    def __init__(self, targets: Sequence[_Target], *, steps_back: int = 0) -> None:
+        """Plans the runs and starts the first fetch."""
+        jobs = [(target, job) for target in targets for job in _plan(target, steps_back)]
+        sizes = [job.nbytes for _, job in jobs]
+        self._left = deque(jobs[batch] for batch in in_batches(sizes, max_bytes=_BATCH_BYTES))
+        self._pending: packets.PendingPackets | None = None
+        self._begin_next()
+
+    def _begin_next(self) -> None:
+        self._pending = packets.begin([job for _, job in self._left[0]]) if self._left else None
+
+    def __iter__(self) -> Iterator[tuple[_Target, Job, list[bytes]]]:
+        """Each run with the payloads of its packets."""
+        try:
+            while self._pending is not None:
+                payloads = self._pending.result()
+                batch = self._left.popleft()
+                self._begin_next()
+                for (target, job), packet_bytes in zip(batch, payloads, strict=True):
+                    yield target, job, packet_bytes
+        finally:
+            self.cancel()
+
+    def cancel(self) -> None:
+        """Give up what has not arrived."""
+        if self._pending is not None:
+            self._pending.cancel()
+
+
+def _read_packets(targets: Sequence[_Target], batches: _Batches, pool: DecoderPool) -> None:
     """Give each target its pictures; those that do not come out are tried from ever earlier key packets."""
     steps_back = 0
-    while targets:
-        jobs = [(target, job) for target in targets for job in _plan(target, steps_back)]
-        for batch in in_batches([job.nbytes for _, job in jobs], max_bytes=_BATCH_BYTES):
-            payloads = packets.fetch([job for _, job in jobs[batch]])
-            for (target, job), packet_bytes in zip(jobs[batch], payloads, strict=True):
-                _decode(target, job, packet_bytes, pool)
+    while True:
+        for target, job, payloads in batches:
+            _decode(target, job, payloads, pool)
         targets = [target for target in targets if target.destinations]
+        if not targets:
+            return
         # Doubling reaches the first packet in few tries, also where every packet claims to be a key packet.
         steps_back = max(1, 2 * steps_back)
-        if targets:
-            count(decode_restarts=1)
+        count(decode_restarts=1)
+        batches = _Batches(targets, steps_back=steps_back)
 
 
 def _plan(target: _Target, steps_back: int) -> list[Job]:

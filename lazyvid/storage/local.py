@@ -29,6 +29,8 @@ TEMPORARY_PREFIX = ".lazyvid-tmp-"
 """Names of files that are being written; listings leave them out."""
 
 _BLOCK = 1 << 20
+_AHEAD = 128 << 10
+"""Linux reads no more ahead at a time, however much it is told of."""
 
 
 @contextlib.contextmanager
@@ -99,6 +101,20 @@ def read_spans(path: str, spans: Sequence[tuple[int, int]], *, pin: ObjectMeta |
             os.close(descriptor)
     count(requests=len(spans), bytes_fetched=sum(map(len, bodies)))
     return bodies
+
+
+def advise(path: str, spans: Sequence[tuple[int, int]]) -> None:
+    """Have the system read spans ahead, where it can; what is wrong with the file will be seen when it is read."""
+    if not hasattr(os, "posix_fadvise"):
+        return
+    with contextlib.suppress(OSError):
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            for start, stop in spans:
+                for at in range(start, stop, _AHEAD):
+                    os.posix_fadvise(descriptor, at, min(_AHEAD, stop - at), os.POSIX_FADV_WILLNEED)
+        finally:
+            os.close(descriptor)
 
 
 def _check_same(path: str, pin: ObjectMeta, facts: os.stat_result) -> None:

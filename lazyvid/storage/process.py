@@ -16,6 +16,8 @@ from collections.abc import Callable, Coroutine, Hashable
 from concurrent.futures import Future
 from typing import Any, Protocol, TypeVar
 
+from lazyvid.errors import StoreError, StoreTimeoutError
+
 T = TypeVar("T")
 
 _CLOSING_S = 2.0
@@ -49,25 +51,9 @@ class ProcessIO:
             made: T = self._handles[key]
             return made
 
-    def run(self, work: Coroutine[Any, Any, T], *, timeout_s: float | None) -> T:
-        """Run a coroutine on the I/O thread and wait for it.
-
-        Args:
-            work: it is cancelled when the wait ends early, by the time limit or by Ctrl-C.
-            timeout_s: seconds; None waits as long as it takes.
-
-        Returns:
-            What the coroutine returns.
-
-        Raises:
-            TimeoutError: if it did not end in time.
-        """
-        future: Future[T] = asyncio.run_coroutine_threadsafe(work, self._running_loop())
-        try:
-            return future.result(timeout_s)
-        except BaseException:
-            future.cancel()
-            raise
+    def begin(self, work: Coroutine[Any, Any, T]) -> Future[T]:
+        """Start a coroutine on the I/O thread; `wait_for` gives what it returns, the future's `cancel` ends it."""
+        return asyncio.run_coroutine_threadsafe(work, self._running_loop())
 
     def _running_loop(self) -> asyncio.AbstractEventLoop:
         if self._loop is not None:
@@ -95,6 +81,28 @@ class ProcessIO:
         thread.join(_CLOSING_S)
         if not thread.is_alive():
             loop.close()
+
+
+def wait_for(future: Future[T], *, timeout_s: float | None) -> T:
+    """What a coroutine returns that `ProcessIO.begin` started.
+
+    Args:
+        future: it is cancelled when the wait ends early, by the time limit or by Ctrl-C.
+        timeout_s: seconds; None waits as long as it takes.
+
+    Raises:
+        StoreTimeoutError: if it did not end in time.
+    """
+    try:
+        return future.result(timeout_s)
+    except StoreError:
+        raise
+    except TimeoutError as error:
+        future.cancel()
+        raise StoreTimeoutError(f"The store did not answer within {timeout_s} s. Check the network.") from error
+    except BaseException:
+        future.cancel()
+        raise
 
 
 async def _close_all(handles: list[Closable]) -> None:

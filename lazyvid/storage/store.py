@@ -9,7 +9,7 @@ import re
 from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, BinaryIO, TypeVar
 
-from lazyvid.errors import ObjectNotFoundError, StoreError, StoreTimeoutError, UnsafeKeyError
+from lazyvid.errors import ObjectNotFoundError, StoreError, UnsafeKeyError
 from lazyvid.storage import layout, listing, local, sending, transfer
 from lazyvid.storage.backend import Backend, Tuning
 from lazyvid.storage.generic import FsspecBackend, backend_name
@@ -18,7 +18,8 @@ from lazyvid.storage.http import HttpBackend
 from lazyvid.storage.masking import display_uri, mask_options
 from lazyvid.storage.objects import ObjectMeta, Pinning, RangeRequest, UriLike
 from lazyvid.storage.options import frozen, options_for
-from lazyvid.storage.process import process_io
+from lazyvid.storage.pending import PendingRead, PlannedRead
+from lazyvid.storage.process import process_io, wait_for
 from lazyvid.storage.ranges import MergePlan, merge_ranges
 from lazyvid.storage.remote_file import open_remote
 from lazyvid.storage.retry import Deadline
@@ -221,25 +222,22 @@ class ObjectStore:
         Raises:
             StoreError: as `read_ranges`.
         """
-        jobs = [self._job(request) for request in requests]
-        spans = [
-            transfer.Span(self._backend(full), full, start, stop, request.pin)
-            for request, (full, plan) in zip(requests, jobs, strict=True)
-            if not _is_path(full)
-            for start, stop in plan.spans
-        ]
-        remote = iter(self._run(transfer.read_spans(spans, tuning=self._tuning)) if spans else [])
-        results = []
-        for request, (full, plan) in zip(requests, jobs, strict=True):
-            if _is_path(full):
-                results.append(plan.cut(local.read_spans(full, plan.spans, pin=request.pin)))
-            else:
-                results.append(plan.cut([next(remote) for _ in plan.spans]))
-        return results
+        return self.begin_many(requests).result()
 
-    def _job(self, request: RangeRequest) -> tuple[str, MergePlan]:
-        full = self.resolve(request.uri)
-        return full, self._merged(full, request.ranges)
+    def begin_many(self, requests: Sequence[RangeRequest]) -> PendingRead:
+        """Begin what `read_many` does; its `result` waits for the bytes, or raises what went wrong."""
+        reads = [
+            PlannedRead(full := self.resolve(request.uri), self._merged(full, request.ranges), request.pin)
+            for request in requests
+        ]
+        spans = [
+            transfer.Span(self._backend(read.uri), read.uri, start, stop, read.pin)
+            for read in reads
+            if not read.is_local
+            for start, stop in read.plan.spans
+        ]
+        remote = process_io().begin(transfer.read_spans(spans, tuning=self._tuning)) if spans else None
+        return PendingRead(reads, remote, timeout_s=self._tuning.deadline_s + _GRACE_S)
 
     def _merged(self, full: str, ranges: Sequence[tuple[int, int]]) -> MergePlan:
         default = LOCAL_MAX_GAP if _is_path(full) else REMOTE_MAX_GAP
@@ -376,12 +374,7 @@ class ObjectStore:
 
     def _run(self, work: Coroutine[Any, Any, T], *, total: bool = True) -> T:
         limit = self._tuning.deadline_s + _GRACE_S if total else None
-        try:
-            return process_io().run(work, timeout_s=limit)
-        except StoreError:
-            raise
-        except TimeoutError as error:
-            raise StoreTimeoutError(f"The store did not answer within {limit} s. Check the network.") from error
+        return wait_for(process_io().begin(work), timeout_s=limit)
 
 
 def _is_path(resolved: str) -> bool:
