@@ -5,5 +5,17 @@ from __future__ import annotations
 from lazyvid.frames import ClipSpec, Window
 from lazyvid.training.collate import collate_clips
 from lazyvid.training.datasets import ClipDataset
+from lazyvid.training.extents import Extents
+from lazyvid.training.samplers import ClipSampler, DistributedClipSampler, RandomClipSampler, SequentialClipSampler
 
-__all__ = ["ClipDataset", "ClipSpec", "Window", "collate_clips"]
+__all__ = [
+    "ClipDataset",
+    "ClipSampler",
+    "ClipSpec",
+    "DistributedClipSampler",
+    "Extents",
+    "RandomClipSampler",
+    "SequentialClipSampler",
+    "Window",
+    "collate_clips",
+]

@@ -1,0 +1,59 @@
+"""The arguments that samplers share: what is sampled, and how long a window is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lazyvid.frames import ClipSpec
+from lazyvid.training.extents import Extents
+from lazyvid.training.samplers.grids import Grid
+
+
+def window_spec(videos: Any, window_length: int | None, clip: ClipSpec | None) -> tuple[int, int | None]:
+    """Frames of a window, and the step between windows where a `ClipSpec` names one.
+
+    Args:
+        videos: What is sampled; a dataset's own `clip` counts where neither of the others is given.
+        window_length: Frames at the video's own rate.
+        clip: Its span is the window's length.
+
+    Raises:
+        TypeError: if nothing says how long a window is, or both do.
+        ValueError: if the length is less than 1, or a clip is cut by time.
+    """
+    if window_length is not None and clip is not None:
+        raise TypeError("Expected window_length or clip, got both.")
+    if window_length is not None:
+        if window_length < 1:
+            raise ValueError(f"Invalid window_length {window_length}: expected 1 frame or more.")
+        return int(window_length), None
+    spec = clip if clip is not None else getattr(videos, "clip", None)
+    if not isinstance(spec, ClipSpec):
+        raise TypeError("Expected window_length in frames, clip=ClipSpec(...), or a dataset that has a clip.")
+    if spec.fps is not None:
+        raise ValueError(
+            f"{spec} is cut by time, and how many frames that is depends on the video: give window_length, the frames "
+            "that such a clip lasts at the rate of the videos."
+        )
+    return spec.span, spec.step
+
+
+def plan_name(kind: str, extents: Extents, **parameters: Any) -> str:
+    """What determines an order, as a line that can be compared and read."""
+    shown = ", ".join(f"{name}={value!r}" for name, value in parameters.items())
+    frames = int(extents.counts.sum())
+    return f"{kind}({shown}) over {len(extents)} recordings, {frames} frames, {extents.digest()}"
+
+
+def check_some(grid: Grid) -> None:
+    """Raise unless a grid has a window.
+
+    Raises:
+        ValueError: if no recording is long enough.
+    """
+    if not len(grid):
+        longest = int(grid.extents.counts.max(initial=0))
+        raise ValueError(
+            f"Expected a recording of {grid.length} usable frames or more, the longest of {len(grid.extents)} has "
+            f"{longest}."
+        )
