@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 from index_samples import make_index, same
 
-from lazyvid.index import local
+from lazyvid.index import local, node_files
 from lazyvid.index.frame_index import FrameIndex
 
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    monkeypatch.setenv(local.DIRECTORY_VARIABLE, str(tmp_path / "indexes"))
+    monkeypatch.setenv(node_files.DIRECTORY_VARIABLE, str(tmp_path / "indexes"))
     local.clear()
-    monkeypatch.setattr(local._this_process(), "warned", False)
+    monkeypatch.setattr(node_files._this_process(), "warned", False)
     yield tmp_path / "indexes"
     local.clear()
 
@@ -95,7 +95,7 @@ def test_a_reader_keeps_what_was_evicted(folder: Path, monkeypatch: pytest.Monke
     assert loaded is not None
     local.clear()
     size = published(folder)[0].stat().st_size
-    monkeypatch.setenv(local.QUOTA_VARIABLE, str(size * 5 // 2))
+    monkeypatch.setenv(node_files.QUOTA_VARIABLE, str(size * 5 // 2))
     for seed in range(1, 4):
         local.publish(make_index(1000, seed=seed))
     assert sum(path.stat().st_size for path in published(folder)) <= size * 5 // 2
@@ -111,7 +111,7 @@ def test_what_was_used_longest_ago_goes_first(folder: Path, monkeypatch: pytest.
         os.utime(folder / f"{names[-1]}.index", ns=(seed * 10**9, seed * 10**9))
     local.clear()
     assert local.load(names[0]) is not None
-    monkeypatch.setenv(local.QUOTA_VARIABLE, str(published(folder)[0].stat().st_size * 7 // 2))
+    monkeypatch.setenv(node_files.QUOTA_VARIABLE, str(published(folder)[0].stat().st_size * 7 // 2))
     local.publish(make_index(1000, seed=9))
     assert [(folder / f"{name}.index").exists() for name in names] == [True, False, True]
 
@@ -122,7 +122,7 @@ def test_an_unusable_folder_means_memory_and_one_warning(
 ) -> None:
     if fault == "no folder":
         (tmp_path / "file").write_bytes(b"")
-        monkeypatch.setenv(local.DIRECTORY_VARIABLE, str(tmp_path / "file" / "indexes"))
+        monkeypatch.setenv(node_files.DIRECTORY_VARIABLE, str(tmp_path / "file" / "indexes"))
     elif fault == "others may write":
         folder.mkdir()
         folder.chmod(0o777)
@@ -132,9 +132,9 @@ def test_an_unusable_folder_means_memory_and_one_warning(
         (tmp_path / "elsewhere").mkdir(mode=0o700)
         folder.symlink_to(tmp_path / "elsewhere")
     else:
-        monkeypatch.setenv(local.QUOTA_VARIABLE, "1000")
+        monkeypatch.setenv(node_files.QUOTA_VARIABLE, "1000")
     indexes = [make_index(seed=seed) for seed in range(3)]
-    with pytest.warns(UserWarning, match=local.DIRECTORY_VARIABLE) as heard:
+    with pytest.warns(UserWarning, match=node_files.DIRECTORY_VARIABLE) as heard:
         names = [local.publish(index) for index in indexes]
     assert len(heard) == 1
     for name, index in zip(names, indexes, strict=True):
@@ -155,12 +155,12 @@ def test_a_full_disk_means_memory(folder: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_no_more_maps_than_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local, "MOST_MAPS", 4)
+    monkeypatch.setattr(node_files, "MOST_MAPS", 4)
     names = [local.publish(make_index(seed=seed)) for seed in range(8)]
     local.clear()
-    elsewhere = len(local._this_process().maps)  # of indexes that other tests' videos still hold
+    elsewhere = len(node_files._this_process().maps)  # of indexes that other tests' videos still hold
     held = [local.load(name) for name in names]
-    assert len(local._this_process().maps) <= max(4, elsewhere)
+    assert len(node_files._this_process().maps) <= max(4, elsewhere)
     for index, seed in zip(held, range(8), strict=True):
         assert index is not None
         assert same(index, make_index(seed=seed))
@@ -204,8 +204,8 @@ def test_a_fork_goes_on_with_what_its_parent_has(folder: Path) -> None:
 
 
 def test_a_wrong_quota_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(local.QUOTA_VARIABLE, "2 GB")
-    with pytest.raises(ValueError, match=local.QUOTA_VARIABLE):
+    monkeypatch.setenv(node_files.QUOTA_VARIABLE, "2 GB")
+    with pytest.raises(ValueError, match=node_files.QUOTA_VARIABLE):
         local.publish(make_index())
 
 

@@ -20,7 +20,7 @@ from lazyvid.errors import (
     StaleIndexError,
 )
 from lazyvid.frames import Limits
-from lazyvid.index import FrameIndex, Segment, build_index, local, opening
+from lazyvid.index import FrameIndex, Segment, build_index, local, node_files, opening
 from lazyvid.index.opening import open_index, restore_index
 from lazyvid.storage import ObjectStore
 from lazyvid.testing import CountingProxy, S3Server, write_streams, write_video
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:No frame index beside")
 
 @pytest.fixture(autouse=True)
 def mapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv(local.DIRECTORY_VARIABLE, str(tmp_path / "indexes"))
+    monkeypatch.setenv(node_files.DIRECTORY_VARIABLE, str(tmp_path / "indexes"))
     local.clear()
     yield
     local.clear()
