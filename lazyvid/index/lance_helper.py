@@ -18,13 +18,13 @@ HEADER = struct.Struct("<QQ")
 _PARENT_LOOK_S = 1.0
 
 
-def read_dataset(folder: str, columns: list[str], max_rows: int) -> Any:
+def read_dataset(folder: str, columns: list[str] | None, max_rows: int | None) -> Any:
     """The newest version of the dataset in `folder`, with its schema's metadata.
 
     Args:
         folder: The dataset.
-        columns: Which columns to read, as far as they are there.
-        max_rows: One row more than these is read at most: what follows would not be wanted.
+        columns: Which columns to read, as far as they are there; None reads all.
+        max_rows: One row more than these is read at most: what follows would not be wanted. None reads all.
 
     Returns:
         A `pyarrow.Table`. Lance's own exceptions come out as they are, `PanicException` (a BaseException) too.
@@ -32,8 +32,9 @@ def read_dataset(folder: str, columns: list[str], max_rows: int) -> Any:
     import lance
 
     dataset = lance.dataset(folder)
-    present = [name for name in dataset.schema.names if name in columns]
-    return dataset.to_table(columns=present, limit=max_rows + 1) if present else dataset.schema.empty_table()
+    present = [name for name in dataset.schema.names if columns is None or name in columns]
+    limit = None if max_rows is None else max_rows + 1
+    return dataset.to_table(columns=present, limit=limit) if present else dataset.schema.empty_table()
 
 
 def write_dataset(table: Any, folder: str) -> None:

@@ -1,4 +1,4 @@
-"""Where Lance runs: in this process while that is safe, else in a helper subprocess; used by `sidecar` alone.
+"""Where Lance runs: in this process while that is safe, else in a helper subprocess; used by `sealed` alone.
 
 Lance must not run on both sides of a fork (crashes, hangs), and damaged files can abort the process that reads them.
 So a forked child whose parent may have used Lance, and everyone who reads bytes that nothing vouches for, asks the
@@ -83,13 +83,13 @@ def safe_in_process() -> bool:
     return os.getpid() == _IMPORTED_BY or "lance" not in sys.modules
 
 
-def read_dataset(folder: Path, *, columns: Sequence[str], max_rows: int, trusted: bool) -> Any:
+def read_dataset(folder: Path, *, columns: Sequence[str] | None, max_rows: int | None, trusted: bool) -> Any:
     """Read a dataset that lies in a local folder.
 
     Args:
         folder: The dataset; its newest version is read.
-        columns: Which columns to read, as far as they are there.
-        max_rows: One row more than these is read at most.
+        columns: Which columns to read, as far as they are there; None reads all.
+        max_rows: One row more than these is read at most; None reads all.
         trusted: Whether its bytes were verified: then it may be read in this process.
 
     Returns:
@@ -100,10 +100,11 @@ def read_dataset(folder: Path, *, columns: Sequence[str], max_rows: int, trusted
         LanceUnavailableError: if the helper process does not work.
         ImportError: if Lance is not installed.
     """
+    wanted = None if columns is None else list(columns)
     if trusted and safe_in_process():
         _begin_use()
         try:
-            return lance_helper.read_dataset(str(folder), list(columns), max_rows)
+            return lance_helper.read_dataset(str(folder), wanted, max_rows)
         except Exception as error:
             _raise_import_error(error)
             raise LanceError(lance_helper.describe(error)) from error
@@ -111,7 +112,7 @@ def read_dataset(folder: Path, *, columns: Sequence[str], max_rows: int, trusted
             if type(error).__name__ != "PanicException":
                 raise
             raise LanceError(lance_helper.describe(error)) from error
-    request = {"op": "read", "folder": str(folder), "columns": list(columns), "max_rows": max_rows}
+    request = {"op": "read", "folder": str(folder), "columns": wanted, "max_rows": max_rows}
     return lance_helper.from_ipc(_ask(request))
 
 

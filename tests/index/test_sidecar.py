@@ -16,7 +16,8 @@ from lazyvid.errors import CorruptIndexError, LimitExceededError, MissingIndexEr
 from lazyvid.frames import Limits
 from lazyvid.index.foreign import ForeignTable
 from lazyvid.index.frame_index import FrameIndex
-from lazyvid.index.sidecar import FIRST_MANIFEST, read_sidecar, write_sidecar
+from lazyvid.index.sealed import FIRST_MANIFEST
+from lazyvid.index.sidecar import read_sidecar, write_sidecar
 from lazyvid.storage import ObjectStore
 from lazyvid.testing import CountingProxy, S3Server
 
