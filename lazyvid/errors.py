@@ -24,6 +24,8 @@
     │   ├── FrameIndexError         (IndexError) a frame number outside the video
     │   └── FrameTimestampError     no frame within the tolerance of a time asked for
     │       └── TimeOutOfRangeError (IndexError) a time before the video begins or after it ends
+    ├── DatasetError                (ValueError) a LeRobot dataset's files are damaged, or of a format not known here
+    │   └── EpisodeMismatchError    the table of episodes, the rows and the videos contradict one another
     ├── BackendUnavailableError     (ImportError) an optional decoder package is missing or does not load
     └── RecordingError
         ├── EncoderUnavailableError
@@ -134,6 +136,14 @@ class FrameIndexError(VideoError, IndexError):
 
 class TimeOutOfRangeError(FrameTimestampError, IndexError):
     """A time lies before the video begins or after it ends."""
+
+
+class DatasetError(LazyVidError, ValueError):
+    """Files of a LeRobot dataset are damaged, or of a format that is not known here."""
+
+
+class EpisodeMismatchError(DatasetError):
+    """An episode has another length in a dataset's table of episodes, its rows or its videos."""
 
 
 class BackendUnavailableError(LazyVidError, ImportError):

@@ -44,6 +44,13 @@ class ProcessLRU(Generic[K, V]):
                 self._values.popitem(last=False)
         return value
 
+    def peek(self, key: K) -> V | None:
+        """The value of `key`, which counts as used; None where there is none."""
+        with self._own_lock():
+            if key in self._values:
+                self._values.move_to_end(key)
+            return self._values.get(key)
+
     def forget(self, key: K) -> None:
         """Drop the value of `key`, if there is one."""
         with self._own_lock():

@@ -56,7 +56,8 @@ class LazyVideo:
         segment_uris: Further files of the same video, one for each segment after the first.
         metadata: Any object; handed on by `slice`, `lazy_slice` and `concat` as it is.
         resize: (height, width) of the frames, after rotation; None keeps the video's size.
-        colorspace: "RGB", or "G" (also "GRAY") for luma alone.
+        colorspace: "RGB", or "G" (also "GRAY") for luma alone; "G12" for luma of 12 bits in two channels, the lower
+            byte first.
         channel_format: "NCHW" (a view of channels-last memory) or "NHWC".
         interpolation: How a resize interpolates: "bilinear", "nearest", "bicubic", "area" or "lanczos", as libswscale
             does under these names; pixels equal those of `av.VideoFrame.reformat`.

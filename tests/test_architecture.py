@@ -46,7 +46,9 @@ HOME_OF = {
     "aiohttp": STORE_ROOMS,
     "typer": ("cli/*",),
     "rich": ("cli/*",),
-    "PIL": ("cli/sheet.py",),
+    "PIL": ("cli/sheet.py", "lerobot/pictures.py"),
+    "datasets": ("lerobot/*",),
+    "huggingface_hub": (),
     "decord": (),
 }
 

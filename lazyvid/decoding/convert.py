@@ -13,10 +13,11 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from lazyvid.errors import DecodeError
 from lazyvid.index.frame_index import Source
 
-Colorspace = Literal["RGB", "G"]
+Colorspace = Literal["RGB", "G", "G12"]
 InterpolationName = Literal["nearest", "bilinear", "bicubic", "area", "lanczos"]
 
-_FORMATS: dict[str, tuple[str, int]] = {"RGB": ("rgb24", 3), "G": ("gray", 1)}
+# Bytes a pixel; of 12 bits of gray two, the lower one first.
+_FORMATS: dict[str, tuple[str, int]] = {"RGB": ("rgb24", 3), "G": ("gray", 1), "G12": ("gray12le", 2)}
 # libswscale's algorithms without further flags, so that pixels equal those of `av.VideoFrame.reformat`. Its bilinear
 # filter widens when it shrinks, as an antialiased one does. SWS_FULL_CHR_H_INT would come nearer to resizing in RGB
 # (mean difference 1.2 instead of 1.4 levels from 640x360 to 224x224) and take 1.4 times as long.
@@ -38,13 +39,13 @@ class PictureFormat:
     resize: tuple[int, int] | None = None
     """(height, width) as shown, after rotation; None keeps the video's size."""
     colorspace: Colorspace = "RGB"
-    """"RGB" or "G" (luma)."""
+    """"RGB", "G" (luma) or "G12" (luma of 12 bits in two bytes, as depth cameras are recorded)."""
     interpolation: InterpolationName = "bilinear"
     """How a resize interpolates."""
 
     def __post_init__(self) -> None:
         if self.colorspace not in _FORMATS:
-            raise ValueError(f"Invalid colorspace {self.colorspace!r}: expected 'RGB', 'G' or 'GRAY'.")
+            raise ValueError(f"Invalid colorspace {self.colorspace!r}: expected 'RGB', 'G', 'GRAY' or 'G12'.")
         if self.interpolation not in _INTERPOLATIONS:
             raise ValueError(
                 f"Invalid interpolation {self.interpolation!r}: expected one of {', '.join(_INTERPOLATIONS)}."
@@ -52,7 +53,7 @@ class PictureFormat:
 
     @property
     def channels(self) -> int:
-        """Values a pixel."""
+        """Bytes a pixel."""
         return _FORMATS[self.colorspace][1]
 
     def shape(self, source: Source) -> tuple[int, int, int]:

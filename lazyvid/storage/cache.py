@@ -16,7 +16,7 @@ import stat
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -121,6 +121,41 @@ class SegmentCache:
             return self._copy(store, full, meta)
         except _NotKeptError as error:
             raise StoreError(f"No copy of {display_uri(full)} in the cache: {error}") from error.__cause__
+
+    def derived(self, name: str, write: Callable[[BinaryIO], None]) -> Path:
+        """A file made from objects, kept under the same rules as the copies; made if there is none.
+
+        As with `fetch`, another process may remove it before it is opened: then call again.
+
+        Args:
+            name: what it is made of, and how; another name for every version. It does not show in the path.
+            write: makes the file. One process at a time is at it for a name.
+
+        Returns:
+            The file's path. It must not be written to.
+
+        Raises:
+            StoreError: if it cannot be kept here: the disk is full, the directory cannot be written, or the file is
+                larger than the quota.
+        """
+        path = self.root / (_hashed(f"derived\0{name}") + _COPY_SUFFIX)
+        if _is_used(path):
+            return path
+        try:
+            with self._usable(), self._locked(path.name):
+                if _is_used(path):  # another process was quicker
+                    return path
+                self._make_room()
+                with local.AtomicFile(str(path)) as descriptor:
+                    with open(os.dup(descriptor), "wb") as file:
+                        write(file)
+                    size = os.fstat(descriptor).st_size
+                    if size > self.quota_bytes:
+                        raise _NotKeptError(f"{size} bytes are more than the quota of {self.quota_bytes}.")
+                self._make_room(keep=path)
+        except _NotKeptError as error:
+            raise StoreError(f"Cannot keep a file in the cache {self.root}: {error}") from error.__cause__
+        return path
 
     def open(self, store: ObjectStore, uri: UriLike, *, pin: ObjectMeta | None = None) -> BinaryIO:
         """An object as a seekable file: its local copy, or, where none can be kept, the object itself.
@@ -280,14 +315,24 @@ def _is_about(root: Path, error: OSError) -> bool:
 def _key(uri: str, meta: ObjectMeta) -> str:
     """The name of a version of an object; nothing of its URI can be read from it."""
     version = meta.etag or meta.version or f"{meta.size}:{meta.modified_ns}"
-    return hashlib.sha256(f"{uri}\0{version}".encode()).hexdigest()[:40]
+    return _hashed(f"{uri}\0{version}")
+
+
+def _hashed(name: str) -> str:
+    return hashlib.sha256(name.encode()).hexdigest()[:40]
 
 
 def _is_complete(path: Path, meta: ObjectMeta) -> bool:
     """Whether the copy is there at its full length; notes that it was used."""
     try:
-        if path.stat().st_size != meta.size:
-            return False
+        return path.stat().st_size == meta.size and _is_used(path)
+    except OSError:
+        return False
+
+
+def _is_used(path: Path) -> bool:
+    """Whether the file is there; notes that it was used."""
+    try:
         os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
     except OSError:
         return False

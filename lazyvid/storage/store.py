@@ -111,6 +111,11 @@ class ObjectStore:
         limits = (self._max_gap, self._tuning.max_concurrency, self._tuning.deadline_s, self._tuning.stall_s)
         return _restore, (self._url, self._options, *limits)
 
+    def at(self, url: UriLike) -> ObjectStore:
+        """The same store with another root."""
+        limits = (self._max_gap, self._tuning.max_concurrency, self._tuning.deadline_s, self._tuning.stall_s)
+        return _restore(os.fspath(url), self._options, *limits)
+
     def resolve(self, uri: UriLike) -> str:
         """The full URI of an object.
 

@@ -1,0 +1,8 @@
+"""LeRobot datasets, read where they lie and written so that LeRobot opens them."""
+
+from __future__ import annotations
+
+from lazyvid.lerobot.dataset import LeRobotDataset
+from lazyvid.lerobot.metadata import LeRobotMetadata
+
+__all__ = ["LeRobotDataset", "LeRobotMetadata"]

@@ -1,0 +1,419 @@
+"""`LeRobotDataset`: a LeRobot dataset where it lies, as a map-style dataset that reads a whole batch at once.
+
+On top of this room: `metadata.py` says what there is, `rows.py` gathers rows, `videos.py` finds frames, which
+`lazyvid.video` reads together for all cameras.
+"""
+
+from __future__ import annotations
+
+import operator
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, SupportsIndex, get_args
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from lazyvid.arguments import check_word
+from lazyvid.errors import DatasetError, EpisodeMismatchError
+from lazyvid.frames import Clip, Window
+from lazyvid.lerobot.deltas import DeltaWindows
+from lazyvid.lerobot.metadata import DatasetPlace, LeRobotMetadata
+from lazyvid.lerobot.pictures import (
+    DepthUnit,
+    as_floats,
+    check_depth_unit,
+    decode_image,
+    depth_of_codes,
+    depth_of_image,
+)
+from lazyvid.lerobot.rows import RowBatch, Rows
+from lazyvid.lerobot.schema import IMAGE, Feature
+from lazyvid.lerobot.videos import DatasetVideos, EpisodeFrames, OnMismatch
+from lazyvid.storage import ObjectStore, SegmentCache, display_uri
+from lazyvid.training.collate import consecutive_rows
+from lazyvid.video import read_clips
+
+IntArray = npt.NDArray[np.int64]
+Item = dict[str, Any]
+Transform = Callable[[Tensor], Tensor]
+Dtypes = Literal["lerobot", "stored"]
+
+_FIXED_OPTIONS = ("colorspace", "channel_format", "metadata", "frame_index", "segment_uris", "stream")
+
+
+class LeRobotDataset(Dataset[Item]):
+    """A dataset in LeRobot's format v3.0 (v2.1 and v2.0 are read, too), from a folder, a bucket or a Hub checkout.
+
+    `ds[i]` is the i-th frame of the chosen episodes, in their order, as the mapping that LeRobot gives: each feature
+    by its name (pictures [C, H, W], with several `delta_timestamps` [T, C, H, W]), `{key}_is_pad` for each key of
+    `delta_timestamps`, `task`, `index`, `episode_index`, `frame_index`, `timestamp`, `task_index`.
+    `ds[Window(e, k, k + 1)]` is the k-th frame of the e-th chosen episode.
+
+    Which frame belongs to a row is known from the video's frame index and the episode's time range; a video that has
+    another number of frames than there are rows is an error that says so. A batch's rows and all cameras' frames are
+    read together; `torch.utils.data.DataLoader` asks for batches in this way by itself.
+
+    The dataset holds no open file: it may be pickled and used by workers of any start method.
+
+    Args:
+        root: The dataset's folder: a path or a URL of any scheme that fsspec knows.
+        episodes: Which episodes; None is all of them. Frames come in the order of the dataset.
+        delta_timestamps: By feature, seconds relative to the current frame; an item then has that feature at all of
+            these times, clamped to the episode's first and last frame.
+        tolerance_s: How far, in seconds, `delta_timestamps` may be from multiples of 1 / fps.
+        image_transforms: Called with the pictures of each camera of an item, but for depth.
+        storage_options: Options for fsspec (credentials, endpoint), when no `store` is given.
+        return_uint8: Give the pictures of videos as uint8 instead of float32 in [0, 1].
+        store: Where the dataset lies; by default an `ObjectStore` made from `storage_options`.
+        depth_output_unit: Unit of depth maps, "mm" or "m".
+        dtypes: "lerobot": integers as int64, floats as float32, as LeRobot gives them; "stored": as they are stored.
+        on_mismatch: Where an episode's video has another number of frames than rows: "raise", or "nearest": take the
+            frame nearest to each row's time, to within `tolerance_s`, as LeRobot does.
+        max_open_videos: Videos whose frame index is kept at hand, in each process.
+        cache: Where this machine keeps rows as its processes share them; by default a `SegmentCache` with its own
+            defaults.
+        **video_options: For the videos, as `LazyVideo` takes them: `resize`, `fetch`, `index_root`, ...
+
+    Raises:
+        ObjectNotFoundError: if there is no dataset.
+        DatasetError: if its files are damaged, or of a format that is not known.
+        ValueError: if an argument has a wrong value.
+        StoreError: if the store cannot be read.
+    """
+
+    def __init__(
+        self,
+        root: str | os.PathLike[str],
+        *,
+        episodes: Sequence[int] | None = None,
+        delta_timestamps: Mapping[str, Sequence[float]] | None = None,
+        tolerance_s: float = 1e-4,
+        image_transforms: Transform | None = None,
+        storage_options: Mapping[str, Any] | None = None,
+        return_uint8: bool = False,
+        store: ObjectStore | None = None,
+        depth_output_unit: DepthUnit = "mm",
+        dtypes: Dtypes = "lerobot",
+        on_mismatch: OnMismatch = "raise",
+        max_open_videos: int = 128,
+        cache: SegmentCache | None = None,
+        **video_options: Any,
+    ) -> None:
+        place = DatasetPlace.of(root, store=store, storage_options=storage_options, cache=cache)
+        arguments = {
+            "delta_timestamps": delta_timestamps,
+            "tolerance_s": tolerance_s,
+            "image_transforms": image_transforms,
+            "return_uint8": return_uint8,
+            "depth_output_unit": depth_output_unit,
+            "dtypes": dtypes,
+            "on_mismatch": on_mismatch,
+            "max_open_videos": max_open_videos,
+            "video_options": video_options,
+        }
+        meta = LeRobotMetadata.open(place)
+        self._set(meta, None if episodes is None else checked_episodes(episodes, meta), arguments)
+
+    def _set(self, meta: LeRobotMetadata, chosen: IntArray | None, arguments: dict[str, Any]) -> None:
+        """Take all parts; also how a pickle is read."""
+        self.meta = meta
+        """What the dataset says of itself."""
+        self._chosen, self._arguments = chosen, arguments
+        self.image_transforms: Transform | None = arguments["image_transforms"]
+        self.delta_timestamps: Mapping[str, Sequence[float]] | None = arguments["delta_timestamps"]
+        self._return_uint8, self._unit = bool(arguments["return_uint8"]), arguments["depth_output_unit"]
+        self._dtypes: Dtypes = arguments["dtypes"]
+        check_word("dtypes", self._dtypes, get_args(Dtypes))
+        check_depth_unit(self._unit)
+        if chosen is None:
+            _check_all_there(meta)
+        self._episodes = np.arange(len(meta.episodes)) if chosen is None else chosen
+        self._lengths = meta.episodes.lengths[self._episodes]
+        self._ends = np.cumsum(self._lengths)
+        tolerance_s = _checked_tolerance(arguments["tolerance_s"])
+        self._windows = DeltaWindows.of(
+            self.delta_timestamps, fps=meta.fps, tolerance_s=tolerance_s, features=meta.info.features
+        )
+        self._rows = Rows(meta)
+        self._videos = DatasetVideos(
+            meta,
+            on_mismatch=arguments["on_mismatch"],
+            tolerance_s=tolerance_s,
+            capacity=_checked_capacity(arguments["max_open_videos"]),
+            options=_checked_options(arguments["video_options"]),
+        )
+
+    @classmethod
+    def _restore(cls, meta: LeRobotMetadata, chosen: IntArray | None, arguments: dict[str, Any]) -> LeRobotDataset:
+        dataset = cls.__new__(cls)
+        dataset._set(meta, chosen, arguments)
+        return dataset
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        arguments = self._arguments | {"image_transforms": self.image_transforms}
+        return type(self)._restore, (self.meta, self._chosen, arguments)
+
+    def __repr__(self) -> str:
+        deltas = f", delta_timestamps={dict(self.delta_timestamps)}" if self.delta_timestamps else ""
+        return (
+            f"LeRobotDataset({display_uri(self.meta.root)!r}, episodes={self.num_episodes}, "
+            f"frames={self.num_frames}{deltas})"
+        )
+
+    # -- facts --------------------------------------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        """Frames of the chosen episodes."""
+        return self.num_frames
+
+    @property
+    def num_frames(self) -> int:
+        """Frames of the chosen episodes."""
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    @property
+    def num_episodes(self) -> int:
+        """The chosen episodes."""
+        return len(self._episodes)
+
+    @property
+    def episodes(self) -> list[int] | None:
+        """The numbers of the chosen episodes; None where all are."""
+        return None if self._chosen is None else self._chosen.tolist()
+
+    @property
+    def fps(self) -> float:
+        """Frames per second."""
+        return self.meta.fps
+
+    @property
+    def features(self) -> dict[str, dict[str, Any]]:
+        """By name: dtype, shape, names, and info of videos."""
+        return self.meta.features
+
+    @property
+    def delta_indices(self) -> dict[str, list[int]] | None:
+        """`delta_timestamps` in frames."""
+        offsets = self._windows.offsets
+        return {key: list(frames) for key, frames in offsets.items()} if self.delta_timestamps is not None else None
+
+    @property
+    def frame_counts(self) -> IntArray:
+        """int64 [E], frames of each chosen episode."""
+        return self._lengths.copy()
+
+    # -- items --------------------------------------------------------------------------------------------------------
+
+    def window(self, index: SupportsIndex) -> Window:
+        """Item `index` as a frame of an episode: `ds[i]` is `ds[ds.window(i)]`.
+
+        Raises:
+            IndexError: if there is no such item.
+        """
+        asked = operator.index(index)
+        number = asked + len(self) if asked < 0 else asked
+        if not 0 <= number < len(self):
+            raise IndexError(f"Item {asked} is out of range: the dataset has {len(self)} frames.")
+        episode = int(np.searchsorted(self._ends, number, side="right"))
+        frame = number - int(self._ends[episode] - self._lengths[episode])
+        return Window(episode, frame, frame + 1)
+
+    def __getitem__(self, item: SupportsIndex | Window) -> Item:
+        """One frame with all that belongs to it.
+
+        Raises:
+            IndexError: if there is no such frame.
+            ValueError: if a window is of another length than 1.
+            EpisodeMismatchError: if the episode's rows and videos contradict one another.
+            LazyVidError: if rows or frames cannot be read.
+        """
+        return self.__getitems__([item])[0]
+
+    def __getitems__(self, items: Sequence[SupportsIndex | Window]) -> list[Item]:
+        """Frames, in the order asked, read together.
+
+        Raises:
+            IndexError: if there is no such frame.
+            ValueError: if a window is of another length than 1.
+            EpisodeMismatchError: if an episode's rows and videos contradict one another.
+            LazyVidError: if rows or frames cannot be read.
+        """
+        if not items:
+            return []
+        windows = [self._checked(item) for item in items]
+        chosen = np.array([window.video for window in windows], np.int64)
+        batch = _Batch(self._episodes[chosen], np.array([w.start for w in windows], np.int64), self._lengths[chosen])
+        rows = self._rows.batch(batch.episodes)
+        found: list[Item] = [{} for _ in windows]
+        self._add_rows(found, batch, rows)
+        self._add_windows(found, batch, rows)
+        self._add_videos(found, batch)
+        for item in found:
+            self._finish(item)
+        return found
+
+    def _checked(self, item: SupportsIndex | Window) -> Window:
+        if not isinstance(item, Window):
+            return self.window(item)
+        if len(item) != 1:
+            raise ValueError(f"Expected a window of one frame, the current one, got {item}: see delta_timestamps.")
+        if not 0 <= item.video < self.num_episodes or not 0 <= item.start < int(self._lengths[item.video]):
+            raise IndexError(f"{item} is out of range: there are {self.num_episodes} episodes.")
+        return item
+
+    def _add_rows(self, found: list[Item], batch: _Batch, rows: RowBatch) -> None:
+        """Each feature at the items' own frames, but for those that have a window."""
+        own = batch.frames[:, None]
+        for key, feature in self.meta.info.features.items():
+            if key in self._windows.offsets:
+                continue
+            if key in self._rows.numbers:
+                for item, value in zip(found, self._as_tensor(rows.numbers(key, own)[:, 0]), strict=True):
+                    item[key] = value
+            elif key in self._rows.objects:
+                for item, (value,) in zip(found, rows.objects(key, own), strict=True):
+                    item[key] = self._as_object(feature, value)
+        for item, number in zip(found, rows.numbers("task_index", own)[:, 0].tolist(), strict=True):
+            item["task"] = self._task(number)
+
+    def _task(self, number: int) -> str:
+        if not 0 <= number < len(self.meta.tasks):
+            raise DatasetError(
+                f"Expected the text of task {number} in the table of tasks of {display_uri(self.meta.root)}, found "
+                f"{len(self.meta.tasks)} tasks."
+            )
+        return self.meta.tasks[number]
+
+    def _add_windows(self, found: list[Item], batch: _Batch, rows: RowBatch) -> None:
+        """`{key}_is_pad` of each feature with a window, and its values where they are no videos."""
+        for key in self._windows.offsets:
+            frames, is_pad = self._windows.frames(key, batch.frames, batch.lengths)
+            values: Any = None
+            if key in self._rows.numbers:
+                values = self._as_tensor(rows.numbers(key, frames))
+            elif key in self._rows.objects:
+                feature = self._rows.objects[key]
+                values = [
+                    _stacked([self._as_object(feature, value) for value in each]) for each in rows.objects(key, frames)
+                ]
+            for number, pad in enumerate(torch.from_numpy(is_pad)):
+                found[number][f"{key}_is_pad"] = pad
+                if values is not None:
+                    found[number][key] = values[number]
+
+    def _as_tensor(self, values: npt.NDArray[Any]) -> Tensor:
+        if self._dtypes == "lerobot" and values.dtype != np.bool_:
+            values = values.astype(np.int64 if values.dtype.kind in "iu" else np.float32, copy=False)
+        return torch.from_numpy(values if values.flags.writeable else values.copy())
+
+    def _as_object(self, feature: Feature, value: Any) -> Any:
+        if feature.dtype != IMAGE:
+            return value
+        what = f"{feature.key} of {display_uri(self.meta.root)}"
+        image = decode_image(value, store=self.meta.place.store, what=what)
+        return depth_of_image(image, feature, self._unit) if feature.is_depth else image
+
+    # -- videos -------------------------------------------------------------------------------------------------------
+
+    def _add_videos(self, found: list[Item], batch: _Batch) -> None:
+        """The frames of all cameras, in one go; those of a camera are neighbours in memory."""
+        cameras = self.meta.video_keys
+        if not cameras:
+            return
+        wanted = [
+            EpisodeFrames(key, batch.episodes, self._windows.frames(key, batch.frames, batch.lengths)[0])
+            for key in cameras
+        ]
+        clips = read_clips(self._videos.requests(wanted))
+        for number, key in enumerate(cameras):
+            feature = self.meta.info.features[key]
+            pictures = self._pictures(clips[number * len(found) : (number + 1) * len(found)], feature)
+            for item, frames in zip(found, pictures, strict=True):
+                item[key] = frames[0] if len(frames) == 1 else frames
+
+    def _pictures(self, clips: Sequence[Clip], feature: Feature) -> Sequence[Tensor]:
+        """[T, C, H, W] of each clip; converted together where they are rows of one tensor."""
+        frames = [clip.frames for clip in clips]
+        joined = consecutive_rows(frames)
+        if joined is not None:
+            return list(self._converted(joined, feature))
+        return [self._converted(each, feature) for each in frames]
+
+    def _converted(self, pixels: Tensor, feature: Feature) -> Tensor:
+        """uint8 [..., H, W, C] as it is given out, [..., C, H, W]."""
+        if feature.is_depth:
+            codes = pixels.contiguous().view(torch.int16).to(torch.int32)
+            return depth_of_codes(codes.movedim(-1, -3), feature, self._unit)
+        levels = pixels.movedim(-1, -3)
+        return levels if self._return_uint8 else as_floats(levels)
+
+    def _finish(self, item: Item) -> None:
+        """Transform an item's pictures."""
+        if self.image_transforms is None:
+            return
+        for key, feature in self.meta.info.features.items():
+            if feature.is_camera and not feature.is_depth:
+                item[key] = self.image_transforms(item[key])
+
+
+class _Batch:
+    """The frames of a batch."""
+
+    __slots__ = ("episodes", "frames", "lengths")
+
+    def __init__(self, episodes: IntArray, frames: IntArray, lengths: IntArray) -> None:
+        self.episodes, self.frames, self.lengths = episodes, frames, lengths
+
+
+def checked_episodes(episodes: Sequence[int], meta: LeRobotMetadata) -> IntArray:
+    """int64 [E], the numbers in order.
+
+    Raises:
+        ValueError: if one is given twice, or there is no such episode.
+    """
+    numbers = np.array([operator.index(episode) for episode in episodes], np.int64)
+    outside = numbers[(numbers < 0) | (numbers >= len(meta.episodes))]
+    if len(outside):
+        raise ValueError(
+            f"Invalid episodes: expected numbers from 0 to {len(meta.episodes) - 1}, got {outside[:8].tolist()}."
+        )
+    ordered = np.unique(numbers)
+    if len(ordered) < len(numbers):
+        raise ValueError("Invalid episodes: expected each number once, got some twice.")
+    return ordered
+
+
+def _stacked(values: Sequence[Any]) -> Any:
+    return torch.stack(list(values)) if isinstance(values[0], Tensor) else list(values)
+
+
+def _check_all_there(meta: LeRobotMetadata) -> None:
+    if len(meta.episodes) < meta.total_episodes:
+        raise EpisodeMismatchError(
+            f"Expected the {meta.total_episodes} episodes that meta/info.json counts in the table of episodes of "
+            f"{display_uri(meta.root)}, found {len(meta.episodes)}: its recorder was killed, or files are missing. "
+            f"Restore them, or take those that are there: episodes=range({len(meta.episodes)})."
+        )
+
+
+def _checked_tolerance(tolerance_s: float) -> float:
+    if not tolerance_s >= 0:
+        raise ValueError(f"Invalid tolerance_s {tolerance_s!r}: expected 0 or more seconds.")
+    return float(tolerance_s)
+
+
+def _checked_capacity(count: int) -> int:
+    if operator.index(count) < 1:
+        raise ValueError(f"Invalid max_open_videos {count!r}: expected 1 or more.")
+    return operator.index(count)
+
+
+def _checked_options(options: Mapping[str, Any]) -> Mapping[str, Any]:
+    wrong = sorted(set(_FIXED_OPTIONS) & set(options))
+    if wrong:
+        raise TypeError(f"LeRobotDataset sets {', '.join(wrong)} itself: give none.")
+    return options
