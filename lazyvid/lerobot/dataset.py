@@ -1,46 +1,31 @@
 """`LeRobotDataset`: a LeRobot dataset where it lies, as a map-style dataset that reads a whole batch at once.
 
-On top of this room: `metadata.py` says what there is, `rows.py` gathers rows, `videos.py` finds frames, which
-`lazyvid.video` reads together for all cameras.
+On top of this room: `metadata.py` says what there is, `items.py` puts items together from rows and frames.
 """
 
 from __future__ import annotations
 
 import operator
 import os
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, SupportsIndex, get_args
+from collections.abc import Mapping, Sequence
+from typing import Any, SupportsIndex
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 from torch.utils.data import Dataset
 
-from lazyvid.arguments import check_word
-from lazyvid.errors import DatasetError, EpisodeMismatchError
-from lazyvid.frames import Clip, Window
+from lazyvid.errors import EpisodeMismatchError
+from lazyvid.frames import ClipSpec, Window
 from lazyvid.lerobot.deltas import DeltaWindows
+from lazyvid.lerobot.items import Dtypes, Item, ItemFormat, ItemReader, PendingItems, Transform
 from lazyvid.lerobot.metadata import DatasetPlace, LeRobotMetadata
-from lazyvid.lerobot.pictures import (
-    DepthUnit,
-    as_floats,
-    check_depth_unit,
-    decode_image,
-    depth_of_codes,
-    depth_of_image,
-)
-from lazyvid.lerobot.rows import RowBatch, Rows
-from lazyvid.lerobot.schema import IMAGE, Feature
-from lazyvid.lerobot.videos import DatasetVideos, EpisodeFrames, OnMismatch
+from lazyvid.lerobot.pictures import DepthUnit
+from lazyvid.lerobot.rows import Rows
+from lazyvid.lerobot.videos import DatasetVideos, OnMismatch
 from lazyvid.storage import ObjectStore, SegmentCache, display_uri
-from lazyvid.training.collate import consecutive_rows
-from lazyvid.video import read_clips
+from lazyvid.training.extents import Extents
 
 IntArray = npt.NDArray[np.int64]
-Item = dict[str, Any]
-Transform = Callable[[Tensor], Tensor]
-Dtypes = Literal["lerobot", "stored"]
 
 _FIXED_OPTIONS = ("colorspace", "channel_format", "metadata", "frame_index", "segment_uris", "stream")
 
@@ -123,12 +108,7 @@ class LeRobotDataset(Dataset[Item]):
         self.meta = meta
         """What the dataset says of itself."""
         self._chosen, self._arguments = chosen, arguments
-        self.image_transforms: Transform | None = arguments["image_transforms"]
         self.delta_timestamps: Mapping[str, Sequence[float]] | None = arguments["delta_timestamps"]
-        self._return_uint8, self._unit = bool(arguments["return_uint8"]), arguments["depth_output_unit"]
-        self._dtypes: Dtypes = arguments["dtypes"]
-        check_word("dtypes", self._dtypes, get_args(Dtypes))
-        check_depth_unit(self._unit)
         if chosen is None:
             _check_all_there(meta)
         self._episodes = np.arange(len(meta.episodes)) if chosen is None else chosen
@@ -138,14 +118,29 @@ class LeRobotDataset(Dataset[Item]):
         self._windows = DeltaWindows.of(
             self.delta_timestamps, fps=meta.fps, tolerance_s=tolerance_s, features=meta.info.features
         )
-        self._rows = Rows(meta)
-        self._videos = DatasetVideos(
+        videos = DatasetVideos(
             meta,
             on_mismatch=arguments["on_mismatch"],
             tolerance_s=tolerance_s,
             capacity=_checked_capacity(arguments["max_open_videos"]),
             options=_checked_options(arguments["video_options"]),
         )
+        looks = ItemFormat(
+            dtypes=arguments["dtypes"],
+            depth_unit=arguments["depth_output_unit"],
+            return_uint8=bool(arguments["return_uint8"]),
+        )
+        self._reader = ItemReader(meta, self._windows, Rows(meta), videos, looks)
+        self._reader.image_transforms = arguments["image_transforms"]
+
+    @property
+    def image_transforms(self) -> Transform | None:
+        """Called with the pictures of each camera of an item; may be set."""
+        return self._reader.image_transforms
+
+    @image_transforms.setter
+    def image_transforms(self, transform: Transform | None) -> None:
+        self._reader.image_transforms = transform
 
     @classmethod
     def _restore(cls, meta: LeRobotMetadata, chosen: IntArray | None, arguments: dict[str, Any]) -> LeRobotDataset:
@@ -208,6 +203,16 @@ class LeRobotDataset(Dataset[Item]):
 
     # -- items --------------------------------------------------------------------------------------------------------
 
+    @property
+    def extents(self) -> Extents:
+        """The frames of each chosen episode: what samplers draw windows of one frame from."""
+        return Extents(np.zeros_like(self._lengths), self._lengths)
+
+    @property
+    def clip(self) -> ClipSpec:
+        """What samplers draw: one frame, to which `delta_timestamps` adds others."""
+        return ClipSpec(num_frames=1)
+
     def window(self, index: SupportsIndex) -> Window:
         """Item `index` as a frame of an episode: `ds[i]` is `ds[ds.window(i)]`.
 
@@ -242,19 +247,19 @@ class LeRobotDataset(Dataset[Item]):
             EpisodeMismatchError: if an episode's rows and videos contradict one another.
             LazyVidError: if rows or frames cannot be read.
         """
-        if not items:
-            return []
+        return self.begin(items).result()
+
+    def begin(self, items: Sequence[SupportsIndex | Window]) -> PendingItems:
+        """Begin to read frames: `begin(items).result()` is `__getitems__(items)`.
+
+        Returns:
+            The items to come; to be cancelled when nobody wants them any more.
+
+        Raises:
+            As `__getitems__`; frames that cannot be fetched or decoded are the result's business.
+        """
         windows = [self._checked(item) for item in items]
-        chosen = np.array([window.video for window in windows], np.int64)
-        batch = _Batch(self._episodes[chosen], np.array([w.start for w in windows], np.int64), self._lengths[chosen])
-        rows = self._rows.batch(batch.episodes)
-        found: list[Item] = [{} for _ in windows]
-        self._add_rows(found, batch, rows)
-        self._add_windows(found, batch, rows)
-        self._add_videos(found, batch)
-        for item in found:
-            self._finish(item)
-        return found
+        return self._reader.begin(windows, self._episodes)
 
     def _checked(self, item: SupportsIndex | Window) -> Window:
         if not isinstance(item, Window):
@@ -264,109 +269,6 @@ class LeRobotDataset(Dataset[Item]):
         if not 0 <= item.video < self.num_episodes or not 0 <= item.start < int(self._lengths[item.video]):
             raise IndexError(f"{item} is out of range: there are {self.num_episodes} episodes.")
         return item
-
-    def _add_rows(self, found: list[Item], batch: _Batch, rows: RowBatch) -> None:
-        """Each feature at the items' own frames, but for those that have a window."""
-        own = batch.frames[:, None]
-        for key, feature in self.meta.info.features.items():
-            if key in self._windows.offsets:
-                continue
-            if key in self._rows.numbers:
-                for item, value in zip(found, self._as_tensor(rows.numbers(key, own)[:, 0]), strict=True):
-                    item[key] = value
-            elif key in self._rows.objects:
-                for item, (value,) in zip(found, rows.objects(key, own), strict=True):
-                    item[key] = self._as_object(feature, value)
-        for item, number in zip(found, rows.numbers("task_index", own)[:, 0].tolist(), strict=True):
-            item["task"] = self._task(number)
-
-    def _task(self, number: int) -> str:
-        if not 0 <= number < len(self.meta.tasks):
-            raise DatasetError(
-                f"Expected the text of task {number} in the table of tasks of {display_uri(self.meta.root)}, found "
-                f"{len(self.meta.tasks)} tasks."
-            )
-        return self.meta.tasks[number]
-
-    def _add_windows(self, found: list[Item], batch: _Batch, rows: RowBatch) -> None:
-        """`{key}_is_pad` of each feature with a window, and its values where they are no videos."""
-        for key in self._windows.offsets:
-            frames, is_pad = self._windows.frames(key, batch.frames, batch.lengths)
-            values: Any = None
-            if key in self._rows.numbers:
-                values = self._as_tensor(rows.numbers(key, frames))
-            elif key in self._rows.objects:
-                feature = self._rows.objects[key]
-                values = [
-                    _stacked([self._as_object(feature, value) for value in each]) for each in rows.objects(key, frames)
-                ]
-            for number, pad in enumerate(torch.from_numpy(is_pad)):
-                found[number][f"{key}_is_pad"] = pad
-                if values is not None:
-                    found[number][key] = values[number]
-
-    def _as_tensor(self, values: npt.NDArray[Any]) -> Tensor:
-        if self._dtypes == "lerobot" and values.dtype != np.bool_:
-            values = values.astype(np.int64 if values.dtype.kind in "iu" else np.float32, copy=False)
-        return torch.from_numpy(values if values.flags.writeable else values.copy())
-
-    def _as_object(self, feature: Feature, value: Any) -> Any:
-        if feature.dtype != IMAGE:
-            return value
-        what = f"{feature.key} of {display_uri(self.meta.root)}"
-        image = decode_image(value, store=self.meta.place.store, what=what)
-        return depth_of_image(image, feature, self._unit) if feature.is_depth else image
-
-    # -- videos -------------------------------------------------------------------------------------------------------
-
-    def _add_videos(self, found: list[Item], batch: _Batch) -> None:
-        """The frames of all cameras, in one go; those of a camera are neighbours in memory."""
-        cameras = self.meta.video_keys
-        if not cameras:
-            return
-        wanted = [
-            EpisodeFrames(key, batch.episodes, self._windows.frames(key, batch.frames, batch.lengths)[0])
-            for key in cameras
-        ]
-        clips = read_clips(self._videos.requests(wanted))
-        for number, key in enumerate(cameras):
-            feature = self.meta.info.features[key]
-            pictures = self._pictures(clips[number * len(found) : (number + 1) * len(found)], feature)
-            for item, frames in zip(found, pictures, strict=True):
-                item[key] = frames[0] if len(frames) == 1 else frames
-
-    def _pictures(self, clips: Sequence[Clip], feature: Feature) -> Sequence[Tensor]:
-        """[T, C, H, W] of each clip; converted together where they are rows of one tensor."""
-        frames = [clip.frames for clip in clips]
-        joined = consecutive_rows(frames)
-        if joined is not None:
-            return list(self._converted(joined, feature))
-        return [self._converted(each, feature) for each in frames]
-
-    def _converted(self, pixels: Tensor, feature: Feature) -> Tensor:
-        """uint8 [..., H, W, C] as it is given out, [..., C, H, W]."""
-        if feature.is_depth:
-            codes = pixels.contiguous().view(torch.int16).to(torch.int32)
-            return depth_of_codes(codes.movedim(-1, -3), feature, self._unit)
-        levels = pixels.movedim(-1, -3)
-        return levels if self._return_uint8 else as_floats(levels)
-
-    def _finish(self, item: Item) -> None:
-        """Transform an item's pictures."""
-        if self.image_transforms is None:
-            return
-        for key, feature in self.meta.info.features.items():
-            if feature.is_camera and not feature.is_depth:
-                item[key] = self.image_transforms(item[key])
-
-
-class _Batch:
-    """The frames of a batch."""
-
-    __slots__ = ("episodes", "frames", "lengths")
-
-    def __init__(self, episodes: IntArray, frames: IntArray, lengths: IntArray) -> None:
-        self.episodes, self.frames, self.lengths = episodes, frames, lengths
 
 
 def checked_episodes(episodes: Sequence[int], meta: LeRobotMetadata) -> IntArray:
@@ -385,10 +287,6 @@ def checked_episodes(episodes: Sequence[int], meta: LeRobotMetadata) -> IntArray
     if len(ordered) < len(numbers):
         raise ValueError("Invalid episodes: expected each number once, got some twice.")
     return ordered
-
-
-def _stacked(values: Sequence[Any]) -> Any:
-    return torch.stack(list(values)) if isinstance(values[0], Tensor) else list(values)
 
 
 def _check_all_there(meta: LeRobotMetadata) -> None:

@@ -90,12 +90,6 @@ def _to_tensor(image: Image.Image) -> Tensor:
 # -- depth ------------------------------------------------------------------------------------------------------------
 
 
-def check_depth_unit(unit: str) -> None:
-    """Raise ValueError unless it is "mm" or "m"."""
-    if unit not in get_args(DepthUnit):
-        raise ValueError(f"Invalid depth_output_unit {unit!r}: expected 'mm' or 'm'.")
-
-
 def depth_of_image(stored: Tensor, feature: Feature, unit: DepthUnit) -> Tensor:
     """A depth map of the rows in another unit; one whose unit nobody noted stays as it is."""
     noted = feature.info.get("depth_unit")

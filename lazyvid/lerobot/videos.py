@@ -205,10 +205,10 @@ class DatasetVideos:
             where = display_uri(self._uri(self._file(key, episode)))
             raise EpisodeMismatchError(
                 f"Expected {rows} frames of episode {episode}, one a row, in {where} from {start} s to {end} s, found "
-                f"{stop - first} ({len(seconds)} in the whole file). Which row a frame belongs to cannot be known then. "
-                "Mend or leave out the episode (episodes=[...]), or take the frame "
-                "nearest to each row's time, as LeRobot does: on_mismatch='nearest'. See what else is wrong: lazyvid "
-                f"lerobot check {display_uri(self._meta.root)}"
+                f"{stop - first} ({len(seconds)} in the whole file): which frame belongs to which row cannot be known. "
+                "Mend or leave out the episode (episodes=[...]), or take the frame nearest to each row's time, as "
+                "LeRobot does: on_mismatch='nearest'. See what else is wrong: lazyvid lerobot check "
+                f"{display_uri(self._meta.root)}"
             )
         return first
 

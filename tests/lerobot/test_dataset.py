@@ -36,6 +36,8 @@ from lazyvid.index.probe import build_index
 from lazyvid.lerobot import LeRobotDataset
 from lazyvid.storage import ObjectStore, SegmentCache
 from lazyvid.testing import S3Server, painted_frame, read_frame_number
+from lazyvid.training.collate import collate_clips
+from lazyvid.training.samplers import RandomClipSampler, SequentialClipSampler
 
 FRONT, WRIST = CAMERAS
 DELTAS = {FRONT: (-1, 0), WRIST: (0, 3, -50), "action": (0, 1, 2), "timestamp": (-2, 0)}
@@ -228,6 +230,21 @@ def test_workers_give_what_one_process_gives(v3: Path, method: str) -> None:
         assert one.keys() == other.keys()
         for key, value in other.items():
             assert torch.equal(one[key], value) if isinstance(value, torch.Tensor) else one[key] == value
+
+
+def test_samplers_draw_each_frame_of_each_episode_once(v3: Path, plan: Plan) -> None:
+    dataset = LeRobotDataset(v3, episodes=[0, 2], return_uint8=True)
+    for sampler in (SequentialClipSampler(dataset), RandomClipSampler(dataset, seed=3)):
+        assert len(sampler) == len(dataset)
+        found: list[tuple[int, int]] = []
+        for batch in DataLoader(dataset, batch_size=8, sampler=sampler, collate_fn=collate_clips):
+            places = list(zip(batch["episode_index"].tolist(), batch["frame_index"].tolist(), strict=True))
+            shown = [read_frame_number(frame) for frame in batch[FRONT]]
+            assert shown == [plan.number(FRONT, *place) for place in places]
+            found += places
+        every = [(episode, frame) for episode in (0, 2) for frame in range(plan.lengths[episode])]
+        assert sorted(found) == every
+        assert (found == every) == isinstance(sampler, SequentialClipSampler)
 
 
 # -- places -----------------------------------------------------------------------------------------------------------
