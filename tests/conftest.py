@@ -12,10 +12,11 @@ import pytest
 
 from lazyvid.testing import CORPUS, CountingProxy, FaultServer, S3Server, VideoCorpus
 
+# No example has a deadline, nor must examples be made quickly: both would fail on a machine that has other work.
+hypothesis.settings.register_profile("lazyvid", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 # In CI the same examples each time, so that a change is judged by what it changes; elsewhere hypothesis looks on.
-hypothesis.settings.register_profile("ci", derandomize=True)
-if os.environ.get("CI"):
-    hypothesis.settings.load_profile("ci")
+hypothesis.settings.register_profile("ci", hypothesis.settings.get_profile("lazyvid"), derandomize=True)
+hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "lazyvid")
 
 _SHARED_VIDEOS = Path(__file__).resolve().parents[2] / "shared" / "data" / "videos"
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import multiprocessing
 import pickle
+import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
@@ -18,13 +19,15 @@ import torch
 
 from lazyvid import FrameIndex, LazyVideo, build_index
 from lazyvid.decoding.torchcodec import load_torchcodec
-from lazyvid.errors import BackendUnavailableError, LazyVidError
+from lazyvid.errors import BackendUnavailableError, LazyVidError, StoreTimeoutError
 from lazyvid.index.frame_index import PacketTable, Segment
 from lazyvid.storage import ObjectStore
 from lazyvid.testing import read_frame_number
 
+T = TypeVar("T")
 START_METHODS = ("fork", "forkserver", "spawn")
 _PROCESS_S = 240.0
+_SLACK_S = 30.0
 
 
 # -- frames -----------------------------------------------------------------------------------------------------------
@@ -108,6 +111,39 @@ def check_error(error: BaseException, *, naming: str = "") -> None:
     sent = pickle.loads(pickle.dumps(error))
     assert type(sent) is type(error)
     assert sent.args == error.args
+
+
+def ending_in_time(
+    call: Callable[[T], object],
+    error: type[LazyVidError],
+    *,
+    prepare: Callable[[float], T],
+    deadlines_s: Sequence[float] = (1.2, 10.0, 60.0),
+) -> LazyVidError:
+    """What a call ends with, soon after its deadline, where it could go on trying for ever.
+
+    What failed is named once it has failed once. A loaded machine may not come to that in little time; then it is given
+    more. Where time itself is what runs out, the first deadline decides.
+
+    Args:
+        call: Does it, with what `prepare` gave.
+        error: The class that it must raise.
+        prepare: Makes what is called, such as a store, whose calls end after so many seconds.
+        deadlines_s: Seconds, to be tried in turn.
+    """
+    for deadline_s in deadlines_s:
+        try:
+            prepared = prepare(deadline_s)
+        except StoreTimeoutError:
+            continue
+        started = time.monotonic()
+        with pytest.raises((error, StoreTimeoutError)) as raised:
+            call(prepared)
+        assert time.monotonic() - started < 2 * deadline_s + _SLACK_S
+        if isinstance(raised.value, error):
+            assert type(raised.value) is error
+            return raised.value
+    pytest.fail(f"{max(deadlines_s)} s were not enough for a {error.__name__}")
 
 
 def text_of(error: BaseException) -> str:

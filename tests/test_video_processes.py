@@ -233,7 +233,7 @@ def test_threads_share_one_video(original: Path, where: str, request: pytest.Fix
     start = threading.Barrier(8)
 
     def read(thread: int) -> list[int]:
-        start.wait(60)
+        start.wait(240)
         found = []
         for k in range(4):
             found += numbers_of(video.get_frames_at([thread, (7 * thread + 11 * k) % FRAMES, 49]).frames)

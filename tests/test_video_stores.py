@@ -6,7 +6,7 @@ import logging
 import pickle
 import uuid
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from laws import (
     with_sidecar,
 )
 
-from lazyvid import FrameIndex, LazyVideo, ObjectStore, SegmentCache, build_index
+from lazyvid import Clip, FrameIndex, LazyVideo, ObjectStore, SegmentCache, build_index
 from lazyvid.errors import AccessDeniedError, LazyVidError, ObjectNotFoundError
 from lazyvid.index import local, opening
 from lazyvid.testing import CountingProxy, FaultServer, ProxiedRequest, S3Server, VideoCorpus, write_video
@@ -199,6 +199,20 @@ def test_opening_with_a_sidecar_takes_four_requests_and_no_video_byte(
     assert counting_proxy.bytes_down < 40 * frames + 20_000
 
 
+def _in_flight_together(proxy: CountingProxy, read: Callable[[], Clip]) -> tuple[Clip, list[ProxiedRequest]]:
+    """What a read gives and costs whose requests do not wait for one another: all begin before an answer comes.
+
+    An answer comes late enough for a quick machine first, and then for slower ones.
+    """
+    for delay_s in (0.1, 1.0, 6.0):
+        proxy.reset()
+        proxy.delay_s = delay_s
+        clip, requests = read(), proxy.requests
+        if max(r.started_s for r in requests) <= min(r.last_byte_s for r in requests):
+            return clip, requests
+    pytest.fail(f"one request waits for another: {requests}")
+
+
 @pytest.mark.parametrize("first", [0, 17, 44, 104])
 @pytest.mark.parametrize("name", ["h264_closed", "h264_gop250"])
 def test_a_clip_is_one_batch_of_pinned_ranges_and_few_bytes(
@@ -215,14 +229,10 @@ def test_a_clip_is_one_batch_of_pinned_ranges_and_few_bytes(
     build_index(uri, store=s3_store, scan="full").save(uri, store=s3_store)
     video = LazyVideo(uri, store=counted, on_missing_index="raise")
     first = min(first, len(video) - 16)
-    counting_proxy.reset()
-    counting_proxy.delay_s = 0.1
-    clip = video.get_frames_in_range(first, first + 16)
-    requests = counting_proxy.requests
+    clip, requests = _in_flight_together(counting_proxy, lambda: video.get_frames_in_range(first, first + 16))
     assert numbers_of(clip.frames) == list(range(first, first + 16))
     assert _video_gets(requests) == requests, "nothing else is asked for"
     assert len(requests) <= 16
-    assert max(r.started_s for r in requests) <= min(r.last_byte_s for r in requests), "one batch, in flight together"
     assert all(r.range and (r.if_match == pin.etag or "versionId" in r.query) for r in requests)
     assert sum(r.bytes_down for r in requests) <= MOST_BYTES * _bytes_fed(video.frame_index, range(first, first + 16))
 
@@ -250,12 +260,9 @@ def test_far_frames_are_fetched_at_the_same_time(
     counted = ObjectStore(storage_options=counting_proxy.storage_options_for(s3_server), max_gap=0)
     video = LazyVideo(f"{s3_prefix}/clip.mp4", store=counted, on_missing_index="raise")
     video.get_frame_at(0)
-    counting_proxy.reset()
-    counting_proxy.delay_s = 0.3
-    assert numbers_of(video.get_frames_at([50, 1, 26]).frames) == [50, 1, 26]
-    requests = counting_proxy.requests
+    clip, requests = _in_flight_together(counting_proxy, lambda: video.get_frames_at([50, 1, 26]))
+    assert numbers_of(clip.frames) == [50, 1, 26]
     assert len(requests) >= 3
-    assert max(r.started_s for r in requests) < min(r.last_byte_s for r in requests)
     assert all(r.if_match for r in requests)
 
 
@@ -394,7 +401,7 @@ def test_no_error_shows_the_keys_of_a_store(
         (right, "s3://no-such-bucket/clip.mp4", ObjectNotFoundError),
         (unreachable, uri, LazyVidError),
     ):
-        store = ObjectStore(storage_options=options, deadline_s=2.0, stall_s=1.0)
+        store = ObjectStore(storage_options=options)
         with pytest.raises(error) as raised:
             LazyVideo(address, store=store)
         check_error(raised.value, naming=address)

@@ -43,6 +43,13 @@ class Backend(Protocol):
     parallel_copies: bool
     """Whether a large object is copied in parts over several connections."""
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether a request can go out at once."""
+
+    async def get_ready(self) -> None:
+        """Do on this machine what comes before the first request: make the client, find credentials."""
+
     def pinning(self, pin: ObjectMeta) -> Pinning:
         """How reads of this version are tied to it."""
 

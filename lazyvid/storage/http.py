@@ -61,6 +61,15 @@ class HttpBackend:
             headers = {name.lower(): value for name, value in answer.headers.items()}
             raise self.explainer.status(answer.status, uri, reason=answer.reason or "", headers=headers)
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether there is a session."""
+        return self._fs._session is not None
+
+    async def get_ready(self) -> None:
+        """Make the session."""
+        await self._fs.set_session()
+
     def has_answered(self, uri: str) -> bool:
         """Whether the URL's host has."""
         return split(uri)[0] in self._answered

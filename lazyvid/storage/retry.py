@@ -21,6 +21,8 @@ CONNECT_TRIES = 5
 """Tries to reach a server that has not answered this process once: more likely a wrong address than an outage."""
 STALLS = 3
 """How often in a row a whole-object copy may stall without a byte."""
+_LAST_TURNS = 50
+"""Turns of the event loop in which what has arrived in time is still read; a busy machine has not come to it before."""
 
 
 class TransientFault(Exception):
@@ -40,7 +42,7 @@ class TimeIsUp(TransientFault):
 
 
 class Deadline:
-    """The time by which a call must end.
+    """The time by which a call must end, counted from its first request.
 
     Args:
         seconds: how long the call may take.
@@ -48,19 +50,25 @@ class Deadline:
     """
 
     def __init__(self, seconds: float, *, renewed: bool = False) -> None:
-        self.started = time.monotonic()
         self.seconds = seconds
         self.renewed = renewed
         self.stalls = 0
-        self._end = self.started + seconds
+        self._started: float | None = None
+        self._end = 0.0
+
+    def begin(self) -> None:
+        """Note that the first request goes out; later ones change nothing."""
+        if self._started is None:
+            self._started = time.monotonic()
+            self._end = self._started + self.seconds
 
     def remaining(self) -> float:
         """Seconds left, not below zero."""
-        return max(0.0, self._end - time.monotonic())
+        return self.seconds if self._started is None else max(0.0, self._end - time.monotonic())
 
     def elapsed(self) -> float:
-        """Seconds since the call began."""
-        return time.monotonic() - self.started
+        """Seconds since the first request."""
+        return 0.0 if self._started is None else time.monotonic() - self._started
 
     def progress(self) -> None:
         """Note that bytes arrived."""
@@ -84,22 +92,25 @@ async def retrying(
         What `attempt` returns.
 
     Raises:
-        StoreTimeoutError: if the last try ran into a time limit.
-        ShortReadError: if the last try got too few bytes.
-        StoreUnavailableError: if the last try failed otherwise.
+        StoreTimeoutError: if every try ran into a time limit.
+        ShortReadError: if the last try that failed otherwise got too few bytes.
+        StoreUnavailableError: if it failed in another way.
     """
-    tries = 0
+    deadline.begin()
+    tries = silent = 0
     last: TransientFault | None = None
     while True:
         tries += 1
         try:
             return await _within(deadline, attempt)
         except TransientFault as fault:
-            if last is None or not isinstance(fault, TimeIsUp):  # which says less than the failure before it
-                last = fault
+            if fault.kind == "timeout" and last is not None:
+                silent += 1  # silence says less than what was heard before it
+            else:
+                last, silent = fault, 0
             pause = _pause_s(tries, fault)
             if _is_over(fault, tries, pause, deadline, answered()):
-                raise _gave_up(what, tries, deadline, last) from last.__cause__
+                raise _gave_up(what, tries, deadline, last, silent) from last.__cause__
         count(retries=1)
         await asyncio.sleep(pause)
 
@@ -113,13 +124,22 @@ async def _within(deadline: Deadline, attempt: Callable[[], Awaitable[T]]) -> T:
             if done:
                 return task.result()
             if deadline.remaining() <= 0:
-                raise TimeIsUp
+                return await _at_last(task)
     finally:
         if not task.done():
             task.cancel()
             await asyncio.wait([task], timeout=1.0)
         if task.done() and not task.cancelled():
             task.exception()  # seen, also where this wait was itself cancelled: asyncio need not report it at its end
+
+
+async def _at_last(task: asyncio.Future[T]) -> T:
+    """What a try has come to whose time is over, if it needs nothing any more that is still on its way."""
+    for _ in range(_LAST_TURNS):
+        if task.done():
+            return task.result()
+        await asyncio.sleep(0)
+    raise TimeIsUp
 
 
 def _pause_s(tries: int, fault: TransientFault) -> float:
@@ -138,15 +158,19 @@ def _is_over(fault: TransientFault, tries: int, pause: float, deadline: Deadline
     return pause >= deadline.remaining()
 
 
-def _gave_up(what: str, tries: int, deadline: Deadline, fault: TransientFault) -> StoreError:
-    times = "1 try" if tries == 1 else f"{tries} tries"
+def _gave_up(what: str, tries: int, deadline: Deadline, fault: TransientFault, silent: int) -> StoreError:
     limit = f"{deadline.seconds:g} s without a byte" if deadline.renewed else f"{deadline.seconds:g} s"
-    message = f"{what}: gave up after {times} in {deadline.elapsed():.1f} s (limit {limit}). Last: {fault}."
+    message = f"{what}: gave up after {_tries(tries)} in {deadline.elapsed():.1f} s (limit {limit}). Last: {fault}"
+    message += f", and no answer in time to {_tries(silent)} after it." if silent and fault.kind != "timeout" else "."
     if fault.kind == "timeout":
         return StoreTimeoutError(message + " Check the network, or raise deadline_s or stall_s of the ObjectStore.")
     if fault.kind == "short":
         return ShortReadError(message + " The server, or a proxy before it, keeps cutting its answers short.")
     return StoreUnavailableError(message + " Check the address and the store's state, then try again.")
+
+
+def _tries(number: int) -> str:
+    return "1 try" if number == 1 else f"{number} tries"
 
 
 def retry_after_s(header: str | None) -> float | None:

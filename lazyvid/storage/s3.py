@@ -76,6 +76,15 @@ class S3Backend:
         self._fs = make_filesystem("s3", session_options(options, tuning))
         self._by_version = bool(options.get("version_aware"))
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether there is a client."""
+        return self._fs._s3 is not None
+
+    async def get_ready(self) -> None:
+        """Make the client: hundreds of milliseconds for its model of S3, and as long as credentials take to find."""
+        await self._fs.set_session()
+
     async def _call(self, method: str, **arguments: Any) -> dict[str, Any]:
         client = await self._fs.set_session()
         if self._fs.cache_regions:

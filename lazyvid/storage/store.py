@@ -50,8 +50,9 @@ class ObjectStore:
         max_gap: bytes that nobody asked for and that are fetched all the same to save a request; None takes 64 KiB for
             remote stores and 4 KiB for local files.
         max_concurrency: requests in flight per call.
-        deadline_s: seconds that a range read, head or whole read may take, retries included; copies of whole objects
-            and listings have no total, but end when nothing arrives for as long.
+        deadline_s: seconds that a range read, head or whole read may take from its first request on, retries included;
+            copies of whole objects and listings have no total, but end when nothing arrives for as long. The first
+            call of a process makes the connection's client before it, which may take as long again.
         stall_s: seconds without a byte after which a connection is given up and the request sent again.
 
     Raises:
@@ -378,7 +379,7 @@ class ObjectStore:
         return process_io().handle(key, make)
 
     def _run(self, work: Coroutine[Any, Any, T], *, total: bool = True) -> T:
-        limit = self._tuning.deadline_s + _GRACE_S if total else None
+        limit = 2 * self._tuning.deadline_s + _GRACE_S if total else None  # to get ready, and to do it
         return wait_for(process_io().begin(work), timeout_s=limit)
 
 

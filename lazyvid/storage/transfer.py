@@ -18,6 +18,7 @@ from lazyvid.storage.ranges import split_span
 from lazyvid.storage.retry import Deadline, TransientFault, retrying
 
 T = TypeVar("T")
+V = TypeVar("V")
 
 PART_BYTES = 8 << 20
 """A longer span travels in parts of this size, over several connections."""
@@ -38,19 +39,27 @@ class Span:
 async def attempt(
     backend: Backend, uri: str, action: str, work: Callable[[], Awaitable[T]], *, deadline: Deadline
 ) -> T:
-    """Do one thing with a backend, again while it fails in a way that may pass, and explain what it raises."""
+    """Do one thing with a backend, again while it fails in a way that may pass, and explain what it raises.
 
-    async def once() -> T:
-        try:
-            return await work()
-        except (LazyVidError, TransientFault):
-            raise
-        except Exception as error:
-            explainer: Explainer = backend.explainer
-            raise backend.classify(error, uri) from explainer.cause(error)
+    Getting the backend ready takes this machine's time, not the store's: it has a limit of its own, as long.
+    """
+
+    def explained(make: Callable[[], Awaitable[V]]) -> Callable[[], Awaitable[V]]:
+        async def once() -> V:
+            try:
+                return await make()
+            except (LazyVidError, TransientFault):
+                raise
+            except Exception as error:
+                explainer: Explainer = backend.explainer
+                raise backend.classify(error, uri) from explainer.cause(error)
+
+        return once
 
     what = f"Cannot {action} {display_uri(uri)}"
-    return await retrying(once, what=what, deadline=deadline, answered=lambda: backend.has_answered(uri))
+    if not backend.is_ready:
+        await retrying(explained(backend.get_ready), what=what, deadline=Deadline(deadline.seconds))
+    return await retrying(explained(work), what=what, deadline=deadline, answered=lambda: backend.has_answered(uri))
 
 
 async def together(work: Sequence[Callable[[], Coroutine[Any, Any, T]]], *, at_most: int) -> list[T]:

@@ -12,7 +12,7 @@ from typing import Self
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 BUFFER_BYTES = 1 << 20
-_JOIN_S = 10.0
+_JOIN_S = 60.0
 
 
 class LoopbackServer:

@@ -28,7 +28,7 @@ from lazyvid.testing import _supervisor
 REGION = "us-east-1"
 _PARTS = ("master", "volume", "filer", "s3")
 _STARTS = 4  # another process can take a port between our look and the server's bind
-_START_DEADLINE_S = 60.0
+_START_DEADLINE_S = 120.0
 _LOG_TAIL = 2000
 _FIRST_PORT, _LAST_PORT = 20_000, 32_000  # below the range that the system hands out to outgoing connections
 
@@ -120,7 +120,7 @@ class S3Server:
             return
         atexit.unregister(self.stop)
         with contextlib.suppress(BrokenPipeError, OSError):
-            process.communicate(b"stop\n", timeout=10)
+            process.communicate(b"stop\n", timeout=30)
         if process.poll() is None:
             process.kill()  # takes the server along
             process.wait()
@@ -283,5 +283,5 @@ def _signed_request(method: str, url: str, identity: _Identity) -> None:
     S3SigV4Auth(Credentials(identity.key, identity.secret), "s3", REGION).add_auth(signed)
     request = urllib.request.Request(url, data=b"", headers=dict(signed.headers.items()), method=method)
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(request, timeout=10) as answer:
+    with opener.open(request, timeout=30) as answer:
         answer.read()

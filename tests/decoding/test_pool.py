@@ -81,7 +81,7 @@ def test_no_context_is_lent_to_two_at_once(gop2: tuple[Source, list[bytes]]) -> 
                 in_use.remove(id(context))
 
     with ThreadPoolExecutor(6) as executor:
-        list(executor.map(borrow, range(200), timeout=120))
+        list(executor.map(borrow, range(200), timeout=240))
     assert pool.size() <= 3
     with pool.checkout(source) as one, pool.checkout(source) as other:
         assert one is not other
@@ -171,9 +171,9 @@ def test_a_child_forked_while_the_pool_is_in_use_begins_with_none(gop2: tuple[So
     with pool._own().lock:  # as if another thread were in the middle of taking one
         child = context.Process(target=decode)
         child.start()
-    assert receiver.poll(60), "the child hangs on the parent's lock"
+    assert receiver.poll(240), "the child hangs on the parent's lock"
     assert receiver.recv() == ([0, 1], 4)
-    child.join(60)
+    child.join(240)
     assert pool.size() == 1
     with pool.checkout(source) as again:
         assert again is mine

@@ -48,7 +48,7 @@ def every_packet(index: FrameIndex) -> set[tuple[int, int]]:
     return set(flat)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_rows_in_any_order_join_with_their_packets(data: st.DataObject) -> None:
     lengths = data.draw(st.lists(st.integers(1, 12), min_size=1, max_size=3))

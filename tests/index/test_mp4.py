@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from mp4_builder import box, full_box
 
@@ -50,7 +50,6 @@ BOXES = st.lists(
 )
 
 
-@settings(deadline=None)
 @given(parts=BOXES, rest=st.sampled_from([b"", b"\0", b"\xff" * 30]))
 def test_a_walk_finds_every_box_and_reads_all_but_payload(parts: list[bytes], rest: bytes) -> None:
     data = FTYP + b"".join(parts) + rest
@@ -63,7 +62,6 @@ def test_a_walk_finds_every_box_and_reads_all_but_payload(parts: list[bytes], re
         assert not scan.bytes.missing(one.start, stop)
 
 
-@settings(deadline=None)
 @given(data=st.binary(max_size=300))
 def test_a_walk_over_any_bytes_ends(data: bytes) -> None:
     scan, _ = walk(FTYP + data)
@@ -71,7 +69,6 @@ def test_a_walk_over_any_bytes_ends(data: bytes) -> None:
         check_headers(scan, limits=Limits())
 
 
-@settings(deadline=None)
 @given(data=st.data())
 def test_checks_of_damaged_headers_answer_with_a_named_error_or_none(corpus: VideoCorpus, data: st.DataObject) -> None:
     name = data.draw(st.sampled_from(["h264_closed", "h264_fragmented", "video_audio", "h264_edit_list"]))
@@ -130,7 +127,6 @@ def test_large_fragments_are_jumped_to_by_the_index_at_the_end() -> None:
     assert scan.bytes.known < 1_000_000
 
 
-@settings(deadline=None)
 @given(tail=st.binary(max_size=80), size=st.integers(0, 100))
 def test_any_index_of_fragments_has_an_answer(tail: bytes, size: int) -> None:
     for body in (tail, box(b"mfra", box(b"tfra", tail))):

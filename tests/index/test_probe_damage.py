@@ -245,7 +245,7 @@ for path in sys.argv[2:]:
 sys.exit((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 """
     arguments = [sys.executable, "-c", script, str(sound), *map(str, paths)]
-    megabytes = subprocess.run(arguments, timeout=120, check=False).returncode
+    megabytes = subprocess.run(arguments, timeout=240, check=False).returncode
     assert 0 <= megabytes < 50
 
 

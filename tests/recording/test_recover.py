@@ -69,12 +69,12 @@ def killed(root: str | Path, *, rows: int, after_s: float = 0.0, at: str = "", *
 
 
 def _wait_for(lines: list[str], pattern: str, child: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 240
     seen = 0
     while not any(re.fullmatch(pattern, line) for line in lines[seen:]):
         seen = max(0, len(lines) - 1000)  # what came while the lines were looked at is looked at again
         assert child.poll() is None, "the recorder ended by itself"
-        assert time.monotonic() < deadline, f"no {pattern!r} after a minute"
+        assert time.monotonic() < deadline, f"no {pattern!r} after minutes"
         time.sleep(0.001)
 
 
@@ -253,7 +253,7 @@ os._exit(9)
 @pytest.mark.parametrize("vcodec", ["h264", "hevc", "libsvtav1"])
 def test_an_unfinished_mp4_becomes_an_ordinary_one(tmp_path: Path, vcodec: str, times: str) -> None:
     command = [sys.executable, "-c", KILLED_WRITER, str(tmp_path / "a.mp4"), vcodec, "150", times]
-    assert subprocess.run(command, check=False, timeout=120, stderr=subprocess.DEVNULL).returncode == 9
+    assert subprocess.run(command, check=False, timeout=240, stderr=subprocess.DEVNULL).returncode == 9
     (left,) = tmp_path.iterdir()
     path = tmp_path / "found.mp4"
     left.rename(path)
@@ -286,7 +286,7 @@ def test_a_cut_at_every_box_and_inside_them(tmp_path: Path) -> None:
     record(tmp_path / "run", [1])  # the module's Lance is warm
     whole = tmp_path / "whole.mp4"
     command = [sys.executable, "-c", KILLED_WRITER, str(whole), "h264", "120", "times"]
-    subprocess.run(command, check=False, timeout=120)
+    subprocess.run(command, check=False, timeout=240)
     (left,) = tmp_path.glob(".*mp4")
     data = left.read_bytes()
     counts = []

@@ -401,7 +401,7 @@ os._exit(9)
 
 
 def test_a_killed_recording_can_be_played_up_to_its_last_group_of_pictures(tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "a.mp4"), "120"], check=False, timeout=120)
+    done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "a.mp4"), "120"], check=False, timeout=240)
     assert done.returncode == 9
     (left,) = litter(tmp_path)
     numbers, times = sequential(tmp_path / left)

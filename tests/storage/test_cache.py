@@ -31,7 +31,7 @@ def cache(tmp_path: Path) -> SegmentCache:
 
 
 def copies(cache: SegmentCache) -> list[Path]:
-    return sorted(path for path in cache.root.iterdir() if path.is_file())
+    return sorted(path for path in cache.root.glob("*") if path.is_file())
 
 
 def downloads(server: FaultServer) -> int:
@@ -173,8 +173,8 @@ def test_a_full_disk_is_read_through(remote: tuple[ObjectStore, str], tmp_path: 
     results: multiprocessing.Queue[object] = context.Queue()
     process = context.Process(target=_fetch_with_little_room, args=(remote[1], str(tmp_path / "cache"), results))
     process.start()
-    answers = [results.get(timeout=60) for _ in range(3)]
-    process.join(60)
+    answers = [results.get(timeout=240) for _ in range(3)]
+    process.join(240)
     assert "cannot be written" in str(answers[0])
     assert answers[1:] == [True, 1]
     assert copies(SegmentCache(tmp_path / "cache")) == []
@@ -197,7 +197,7 @@ def test_errors_of_the_store_stay_themselves(
 
 def _fetch(pickled: bytes, uri: str, barrier: multiprocessing.synchronize.Barrier) -> None:
     cache, store = pickle.loads(pickled)
-    barrier.wait(60)
+    barrier.wait(240)
     raise SystemExit(0 if cache.fetch(store, uri).read_bytes() == DATA else 1)
 
 
@@ -213,7 +213,7 @@ def test_one_download_for_all_processes(
     for process in processes:
         process.start()
     for process in processes:
-        process.join(60)
+        process.join(240)
     assert [process.exitcode for process in processes] == [0] * 6
     assert downloads(fault_server) == 1
 
@@ -236,17 +236,16 @@ def test_a_downloader_that_is_killed_blocks_nobody(
     remote: tuple[ObjectStore, str], cache: SegmentCache, fault_server: FaultServer
 ) -> None:
     store, uri = remote
-    fault_server.script([Fault.slow(0.05)], method="GET")
+    fault_server.script(["stall_mid_body"], method="GET")
     context = multiprocessing.get_context("fork")
     process = context.Process(target=cache.fetch, args=(store, uri))
     process.start()
-    deadline = time.monotonic() + 60
-    while downloads(fault_server) == 0 and time.monotonic() < deadline:
+    deadline = time.monotonic() + 240
+    while sum(path.stat().st_size for path in copies(cache)) < len(DATA) // 2 and time.monotonic() < deadline:
         time.sleep(0.02)
-    time.sleep(0.3)
     process.kill()
     process.join()
-    assert len(copies(cache)) == 1  # what it had so far
+    assert [path.stat().st_size for path in copies(cache)] == [len(DATA) // 2]  # what it had so far
     assert cache.fetch(store, uri).read_bytes() == DATA
     for path in copies(cache):
         os.utime(path, (time.time(), time.time() - 7200))

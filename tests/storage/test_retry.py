@@ -55,7 +55,7 @@ def test_the_last_failure_names_the_error(kind: str, error: type[Exception]) -> 
         raise TransientFault("the reason", kind=kind) from OSError("the cause")  # type: ignore[arg-type]
 
     with pytest.raises(
-        error, match=r"Cannot x: gave up after \d tries in 0\.\d s \(limit 0\.5 s\)\. Last: the reason"
+        error, match=r"Cannot x: gave up after \d+ (try|tries) in \d+\.\d s \(limit 0\.5 s\)\. Last: the reason"
     ) as e:
         run(attempt, Deadline(0.5))
     assert isinstance(e.value.__cause__, OSError)
@@ -66,10 +66,8 @@ def test_the_deadline_ends_a_try_that_hangs() -> None:
         await asyncio.sleep(3600)
         return None
 
-    started = time.monotonic()
     with pytest.raises(StoreTimeoutError, match="1 try"):
         run(attempt, Deadline(0.3))
-    assert time.monotonic() - started < 20
 
 
 def test_a_failure_before_the_time_was_up_says_more() -> None:
@@ -85,12 +83,57 @@ def test_a_failure_before_the_time_was_up_says_more() -> None:
         run(attempt, Deadline(0.5))
 
 
+@pytest.mark.parametrize(
+    ("kind", "error", "said"),
+    [
+        ("short", ShortReadError, r"Last: the reason, and no answer in time to \d+ (try|tries) after it\."),
+        ("failure", StoreUnavailableError, r"Last: the reason, and no answer in time to \d+ (try|tries) after it\."),
+        ("timeout", StoreTimeoutError, r"Last: the reason\. Check the network"),
+    ],
+)
+def test_silence_says_less_than_what_was_heard_before_it(kind: str, error: type[Exception], said: str) -> None:
+    calls: list[float] = []
+    silence = [TransientFault("silence", kind="timeout") for _ in range(20)]
+    with pytest.raises(error, match=said):
+        run(failing([TransientFault("the reason", kind=kind), *silence], calls), Deadline(0.5))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("outcome", ["done", ObjectNotFoundError("gone"), TransientFault("busy")], ids=str)
+def test_an_answer_that_came_in_time_counts_however_late_it_is_read(outcome: object) -> None:
+    async def late(*, turns: int) -> object:
+        time.sleep(0.1)  # as a machine that does not come to it, though all has arrived
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    if outcome == "done":
+        assert run(lambda: late(turns=10), Deadline(0.05)) == "done"
+    else:
+        with pytest.raises((ObjectNotFoundError, StoreUnavailableError), match=str(outcome)):
+            run(lambda: late(turns=10), Deadline(0.05))
+    with pytest.raises(StoreTimeoutError, match="no complete answer"):
+        run(lambda: late(turns=10_000_000), Deadline(0.05))
+
+
+def test_the_time_begins_with_the_first_request() -> None:
+    deadline = Deadline(0.2)
+    time.sleep(0.3)
+    assert (deadline.remaining(), deadline.elapsed()) == (0.2, 0.0)
+    calls: list[float] = []
+    assert run(failing([], calls), deadline) == "done"
+    time.sleep(0.3)
+    assert deadline.remaining() == 0.0
+    assert deadline.elapsed() >= 0.3
+
+
 def test_progress_renews_a_copy() -> None:
-    deadline = Deadline(0.4, renewed=True)
+    deadline = Deadline(1.5, renewed=True)
 
     async def attempt() -> object:
-        for _ in range(8):
-            await asyncio.sleep(0.1)
+        for _ in range(9):
+            await asyncio.sleep(0.2)
             deadline.progress()
         return "done"
 

@@ -37,7 +37,7 @@ class TestEveryStore:
             assert store.head("a/b.bin").size == len(data)
             assert store.read("a/b.bin") == bytes(data)
 
-    @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(
         st.lists(
             st.tuples(st.integers(0, 300_000), st.integers(0, 300_000)).map(lambda r: tuple(sorted(r))), max_size=8

@@ -15,7 +15,7 @@ NUMBERS = st.integers(0, MAX_FRAME_NUMBER)
 
 
 @given(number=NUMBERS, width=st.integers(32, 200), height=st.integers(32, 200))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_every_number_is_read_back_at_every_size(number: int, width: int, height: int) -> None:
     frame = painted_frame(number, width=width, height=height)
     assert frame.shape == (height, width, 3)
@@ -23,7 +23,7 @@ def test_every_number_is_read_back_at_every_size(number: int, width: int, height
 
 
 @given(number=NUMBERS)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_every_layout_is_read(number: int) -> None:
     rgb = painted_frame(number, width=96, height=80)
     gray = rgb.mean(axis=-1).astype(np.uint8)

@@ -32,7 +32,7 @@ def is_listening(url: str) -> bool:
         return probe.connect_ex(("127.0.0.1", urlsplit(url).port)) == 0
 
 
-def wait_until(condition, *, seconds: float = 15.0) -> bool:  # type: ignore[no-untyped-def]
+def wait_until(condition, *, seconds: float = 120.0) -> bool:  # type: ignore[no-untyped-def]
     deadline = time.monotonic() + seconds
     while not condition() and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -208,14 +208,14 @@ class TestFaultServer:
     def test_stopping_ends_stalled_connections(self) -> None:
         with FaultServer({"a": DATA}) as server:
             server.script(default="mute")
-            connection = socket.create_connection(("127.0.0.1", server.port), timeout=10)
+            connection = socket.create_connection(("127.0.0.1", server.port), timeout=120)
             connection.sendall(b"GET /bucket/a HTTP/1.1\r\nHost: x\r\n\r\n")
             assert wait_until(lambda: len(server.requests) == 1)
         with connection:
             assert connection.recv(1) == b""
 
 
-def raw_get(server: FaultServer, byte_range: str, *, timeout_s: float = 10.0, close: bool = False) -> bytes:
+def raw_get(server: FaultServer, byte_range: str, *, timeout_s: float = 120.0, close: bool = False) -> bytes:
     """The bytes that one GET is answered with, until the connection ends or `close` asks the sender's side to end."""
     with socket.create_connection(("127.0.0.1", server.port), timeout=timeout_s) as connection:
         head = f"GET /bucket/folder/a.bin HTTP/1.1\r\nHost: x\r\nRange: {byte_range}\r\n\r\n"

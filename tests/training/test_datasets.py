@@ -344,7 +344,7 @@ def test_workers_give_the_same_batches(
 @pytest.mark.parametrize("context", ["fork", "spawn"])
 def test_errors_of_workers_keep_their_class(broken: Path, context: str) -> None:
     dataset = ClipDataset(broken, ClipSpec(4))
-    loader = DataLoader(dataset, batch_size=2, num_workers=1, multiprocessing_context=context, timeout=120)
+    loader = DataLoader(dataset, batch_size=2, num_workers=1, multiprocessing_context=context, timeout=240)
     with pytest.raises(VideoError, match=r"0\.mp4") as caught:
         next(iter(loader))
     assert type(caught.value).__name__ == "CorruptVideoError"
