@@ -243,7 +243,7 @@ class ObjectStore:
             for start, stop in read.plan.spans
         ]
         remote = process_io().begin(transfer.read_spans(spans, tuning=self._tuning)) if spans else None
-        return PendingRead(reads, remote, timeout_s=self._tuning.deadline_s + _GRACE_S)
+        return PendingRead(reads, remote, timeout_s=self._most_s())
 
     def _merged(self, full: str, ranges: Sequence[tuple[int, int]]) -> MergePlan:
         default = LOCAL_MAX_GAP if _is_path(full) else REMOTE_MAX_GAP
@@ -379,8 +379,11 @@ class ObjectStore:
         return process_io().handle(key, make)
 
     def _run(self, work: Coroutine[Any, Any, T], *, total: bool = True) -> T:
-        limit = 2 * self._tuning.deadline_s + _GRACE_S if total else None  # to get ready, and to do it
-        return wait_for(process_io().begin(work), timeout_s=limit)
+        return wait_for(process_io().begin(work), timeout_s=self._most_s() if total else None)
+
+    def _most_s(self) -> float:
+        """Seconds after which a call is given up that should have ended by itself: to get ready, and to do it."""
+        return 2 * self._tuning.deadline_s + _GRACE_S
 
 
 def _is_path(resolved: str) -> bool:
