@@ -44,6 +44,8 @@ class ReadStats:
     """Whole-file cache look-ups that found the file."""
     cache_misses: int = 0
     """Whole-file cache look-ups that had to download."""
+    samples_skipped: int = 0
+    """Samples of datasets that could not be read and were replaced by others."""
 
     def __sub__(self, earlier: ReadStats) -> ReadStats:
         """What was counted between `earlier` and this."""

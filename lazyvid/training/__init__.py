@@ -6,6 +6,7 @@ from lazyvid.frames import ClipSpec, Window
 from lazyvid.training.collate import collate_clips
 from lazyvid.training.datasets import ClipDataset
 from lazyvid.training.extents import Extents
+from lazyvid.training.frame_dataset import FrameDataset
 from lazyvid.training.samplers import ClipSampler, DistributedClipSampler, RandomClipSampler, SequentialClipSampler
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "ClipSpec",
     "DistributedClipSampler",
     "Extents",
+    "FrameDataset",
     "RandomClipSampler",
     "SequentialClipSampler",
     "Window",

@@ -19,7 +19,7 @@ IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
 
-_SLACK_S = 1e-6
+SLACK_S = 1e-6
 """What adding up seconds may cost."""
 
 
@@ -46,6 +46,8 @@ class ClipPlan:
     """int64 [V], the first frame that clips may use."""
     stop: IntArray
     """int64 [V], one past the last frame that clips may use."""
+    window_stop: IntArray
+    """int64 [V], the same for windows as long as a clip: they start where clips may."""
     step: IntArray
     """int64 [V], frames between the starts of neighbouring clips."""
     half_step_s: FloatArray
@@ -55,7 +57,12 @@ class ClipPlan:
 
     @classmethod
     def of(
-        cls, spec: ClipSpec, ranges: Sequence[tuple[int, int]] | IntArray, times: FrameTimes | None = None
+        cls,
+        spec: ClipSpec,
+        ranges: Sequence[tuple[int, int]] | IntArray,
+        times: FrameTimes | None = None,
+        *,
+        starts_before: IntArray | None = None,
     ) -> ClipPlan:
         """The plan for videos of which the frames [first, stop) can be used.
 
@@ -63,6 +70,7 @@ class ClipPlan:
             spec: How clips are cut.
             ranges: int64 [V, 2], first and stop of each video.
             times: When their frames are shown; needed for a spec with `fps`.
+            starts_before: int64 [V], one past the last frame of each video at which a clip may start; None for `stop`.
         """
         bounds = np.array(ranges, np.int64).reshape(-1, 2)
         first, stop = bounds[:, 0], np.maximum(bounds[:, 0], bounds[:, 1])
@@ -75,8 +83,13 @@ class ClipPlan:
                 raise ValueError("Expected the times of the videos' frames: the spec has fps.")
             step, half = _steps(spec, times.median_steps), times.median_steps / 2
             starts = _starts_by_time(spec, first, stop, half, times)
+        window_stop = stop
+        if starts_before is not None:
+            starts = np.minimum(starts, starts_before - first)
+            window_stop = np.clip(starts_before + _reach(spec, half), first, stop)
         counts = -(-np.maximum(starts, 0) // step)
-        return cls(spec, first, stop, step, half, np.concatenate([[0], np.cumsum(counts)]).astype(np.int64))
+        cumulative = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        return cls(spec, first, stop, window_stop, step, half, cumulative)
 
     def __len__(self) -> int:
         return int(self.cumulative[-1])
@@ -143,7 +156,7 @@ class ClipPlan:
             return np.minimum(wanted, stop - 1), wanted >= stop
         seen = timestamps[window.start : min(window.stop, stop)]
         asked = seen[0] + np.arange(self.spec.num_frames) / self.spec.fps
-        is_pad = asked > seen[-1] + self.half_step_s[window.video] + _SLACK_S
+        is_pad = asked > seen[-1] + self.half_step_s[window.video] + SLACK_S
         if self.spec.pad == "error" and is_pad.any():
             raise ValueError(
                 f"{window} ends at {seen[-1]} s, but {self.spec.num_frames} frames at {self.spec.fps} fps from "
@@ -159,6 +172,15 @@ def _steps(spec: ClipSpec, medians: FloatArray) -> IntArray:
     seconds = spec.num_frames / float(spec.fps or 1)
     frames = np.divide(seconds, medians, out=np.ones(len(medians)), where=medians > 0)
     return np.maximum(np.round(frames), 1).astype(np.int64)
+
+
+def _reach(spec: ClipSpec, half_step_s: FloatArray) -> int | IntArray:
+    """Frames from a clip's first to its last, at each video's own rate."""
+    if spec.fps is None:
+        return spec.span - 1
+    seconds = (spec.num_frames - 1) / spec.fps
+    frames = np.divide(seconds, 2 * half_step_s, out=np.zeros(len(half_step_s)), where=half_step_s > 0)
+    return np.floor(frames + SLACK_S).astype(np.int64)
 
 
 def _starts_by_time(

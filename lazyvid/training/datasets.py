@@ -1,36 +1,36 @@
 """`ClipDataset`: clips of videos as a map-style dataset that reads a whole batch at once.
 
-Above `LazyVideo`, below samplers and loaders: `clips.py` says which frames a clip has, `collate.py` makes batches.
+Above `LazyVideo`, below samplers and loaders: `reading.py` says how windows become samples, `skipping.py` what happens
+to those that cannot be read, `prefetched.py` keeps what is fetched early, `collate.py` makes batches.
 """
 
 from __future__ import annotations
 
-import itertools
-import logging
+import contextlib
 import operator
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal, SupportsIndex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, SupportsIndex
 
-import numpy as np
-import torch
 from torch.utils.data import Dataset
 
-from lazyvid import timing
-from lazyvid.errors import FrameTimestampError, LazyVidError
-from lazyvid.frames import Clip, ClipSpec, Window
-from lazyvid.storage import display_uri
-from lazyvid.training.clips import BoolArray, ClipPlan, FloatArray, IntArray
+from lazyvid.arguments import check_word
+from lazyvid.frames import ClipSpec, Window
+from lazyvid.training.checks import check_before_sending
+from lazyvid.training.extents import Extents
+from lazyvid.training.prefetched import Prefetched
+from lazyvid.training.reading import ClipReader, PendingSamples, Sample
+from lazyvid.training.samplers import ClipSampler
+from lazyvid.training.seeding import transformed
+from lazyvid.training.skipping import ErrorBudget, OnError, Skipping
 from lazyvid.training.sources import VideosLike, VideoSource, open_cameras
-from lazyvid.video import LazyVideo, read_clips
+from lazyvid.training.substitutes import FromPlan, FromSampler
 
-Sample = dict[str, Any]
-Transform = Callable[[Sample], Sample]
-
-_MOST_SUBSTITUTES = 16
-_log = logging.getLogger(__name__)
+Transform = Callable[[Sample], Any]
+Item = SupportsIndex | Window
 
 
-class ClipDataset(Dataset[Sample]):
+class ClipDataset(Dataset[Any]):
     """Clips of videos, decoded when asked for.
 
     `ds[i]` is the i-th clip of the plain enumeration: of each video in turn the clips that start at multiples of the
@@ -45,16 +45,21 @@ class ClipDataset(Dataset[Sample]):
     The dataset holds videos, not clips or open files: it may be pickled and used by workers of any start method.
 
     Args:
-        videos: `LazyVideo`s or URIs, or one folder (with those below it) or glob; or a mapping from a camera's name to
-            any of these, one video a recording. The clips of several cameras are cut by the first one's frames; the
-            others give their nearest frame to each of its times.
-        clip: How clips are cut. With `fps` a clip takes the nearest frame to each of its times.
-        transform: Called with each sample; what it returns takes the sample's place.
+        videos: `LazyVideo`s or URIs, or one folder (with those below it) or glob, or a `Catalog`; or a mapping from a
+            camera's name to any of these, one video a recording. The first camera's frames cut the clips.
+        clip: How clips are cut. With `fps` a clip takes the nearest frame to each of its times. Of several cameras, the
+            others give their nearest frame to each of the first one's times; or `clip` is a mapping from cameras to
+            their own specs, each at its own rate: such a camera's clip begins with its nearest frame to the time of the
+            first one's first frame, and goes on as its spec says.
+        transform: Called with each sample; what it returns takes the sample's place. For a `Window` with a seed, as
+            samplers draw it, the global generators of torch, numpy and `random` are seeded with it for the call.
         on_error: "raise", or "skip": a clip that cannot be read is replaced by another one (the next, then ever further
-            ones, at most 16), always the same, with a warning in the log that says why. Batches keep their size. What
-            `transform` raises is never skipped.
-        tolerance_s: Seconds; the furthest that another camera's frame may be from the first one's. None is the median
-            step of that camera.
+            ones, at most 16), always the same, with a warning in the log that says why; `read_stats` counts them as
+            `samples_skipped`. Batches keep their size. What `transform` raises is never skipped.
+        max_error_rate: With "skip", the share of the clips asked for that may be skipped, in [0, 1], counted in each
+            process once it has asked for 100; None is no bound.
+        tolerance_s: Seconds; the furthest that another camera's frame may be from the time that it stands for. None is
+            the median step of that video.
         **video_options: For videos that are given by URI, as `LazyVideo` takes them: `storage_options`, `resize`, ...
 
     Raises:
@@ -66,50 +71,55 @@ class ClipDataset(Dataset[Sample]):
     def __init__(
         self,
         videos: VideosLike | Mapping[str, VideosLike],
-        clip: ClipSpec,
+        clip: ClipSpec | Mapping[str, ClipSpec],
         *,
         transform: Transform | None = None,
-        on_error: Literal["raise", "skip"] = "raise",
+        on_error: OnError = "raise",
+        max_error_rate: float | None = None,
         tolerance_s: float | None = None,
         **video_options: Any,
     ) -> None:
-        if not isinstance(clip, ClipSpec):
-            raise TypeError(f"Expected a ClipSpec, got {type(clip).__name__}: ClipSpec(num_frames=16), for example.")
-        if on_error not in ("raise", "skip"):
-            raise ValueError(f"Invalid on_error={on_error!r}: expected 'raise' or 'skip'.")
+        check_word("on_error", on_error, ("raise", "skip"))
+        if max_error_rate is not None and on_error == "raise":
+            raise ValueError(f"Expected on_error='skip' with max_error_rate={max_error_rate}, got 'raise'.")
         if tolerance_s is not None and not tolerance_s >= 0:
             raise ValueError(f"Invalid tolerance_s={tolerance_s!r}: expected seconds, 0 or more, or None.")
         self.transform = transform
-        self._on_error = on_error
-        self._by_name = isinstance(videos, Mapping)
-        self._cameras = open_cameras(videos, video_options)
-        names = iter(self._cameras)
-        self._leader = next(names)
-        self._tolerances = {name: _tolerances(self._cameras[name], tolerance_s) for name in names}
-        self._plan = ClipPlan.of(clip, self._usable(), self._cameras[self._leader])
+        cameras = open_cameras(videos, video_options)
+        has_names = isinstance(videos, Mapping)
+        self._reader = ClipReader.of(cameras, clip, tolerance_s=tolerance_s, has_names=has_names)
+        self._skipping = Skipping(
+            on_error, ErrorBudget(max_error_rate), FromPlan(self._reader.plan), self._reader.named
+        )
+        self._prefetched: Prefetched[PendingSamples] = Prefetched()
 
     @property
     def clip(self) -> ClipSpec:
-        """How clips are cut."""
-        return self._plan.spec
+        """How clips are cut; of several cameras, by the first one's spec."""
+        return self._reader.plan.spec
 
     @property
     def cameras(self) -> tuple[str, ...]:
         """The cameras' names; empty where there is a single one without a name."""
-        return tuple(self._cameras) if self._by_name else ()
+        return tuple(self._reader.cameras) if self._reader.has_names else ()
 
     @property
     def videos(self) -> VideoSource:
         """The (first camera's) videos; `Window.video` and `video_id` count in it."""
-        return self._cameras[self._leader]
+        return self._reader.leader
+
+    @property
+    def extents(self) -> Extents:
+        """The frames of each recording that clips may use, and its encoded bytes: what samplers draw from."""
+        return self._reader.extents
 
     def __len__(self) -> int:
         """Clips of the plain enumeration."""
-        return len(self._plan)
+        return len(self._reader.plan)
 
     def __repr__(self) -> str:
         cameras = f", cameras={list(self.cameras)}" if self.cameras else ""
-        return f"ClipDataset(videos={len(self._cameras[self._leader])}, clips={len(self)}, clip={self.clip}{cameras})"
+        return f"ClipDataset(videos={len(self.videos)}, clips={len(self)}, clip={self.clip}{cameras})"
 
     def window(self, index: SupportsIndex) -> Window:
         """The clip with this number as a window: `ds[i]` is `ds[ds.window(i)]`.
@@ -117,9 +127,9 @@ class ClipDataset(Dataset[Sample]):
         Raises:
             IndexError: if there is no such clip.
         """
-        return self._plan.window(operator.index(index))
+        return self._reader.plan.window(operator.index(index))
 
-    def __getitem__(self, item: SupportsIndex | Window) -> Sample:
+    def __getitem__(self, item: Item) -> Any:
         """One clip.
 
         Raises:
@@ -129,138 +139,83 @@ class ClipDataset(Dataset[Sample]):
         """
         return self.__getitems__([item])[0]
 
-    def __getitems__(self, items: Sequence[SupportsIndex | Window]) -> list[Sample]:
+    def __getitems__(self, items: Sequence[Item]) -> list[Any]:
         """Clips, in the order asked, read together.
 
         Raises:
             IndexError: if there is no such clip, video or frame.
             ValueError: if a window ends after its video and must not be padded.
-            LazyVidError: if frames cannot be read; with `on_error="skip"`, if no other clip can be read in their place.
+            LazyVidError: if frames cannot be read; with `on_error="skip"`, if no other clip can be read in their place,
+                or too many were skipped.
         """
+        windows = self._windows(items)
+        return self._finish(windows, self._prefetched.pop(tuple(windows)) or self._reader.begin(windows))
+
+    def prefetch(self, items: Sequence[Item]) -> None:
+        """Begin to fetch what `__getitems__` of these items will need, and return at once.
+
+        What goes wrong is raised there. The bytes of the last 16 batches that were announced are kept, in this process
+        alone, until they are asked for.
+        """
+        with contextlib.suppress(IndexError, TypeError, ValueError):
+            windows = self._windows(items)
+            self._prefetched.add(tuple(windows), lambda: self._reader.begin(windows))
+
+    def begin(self, items: Sequence[Item]) -> PendingBatch:
+        """Begin to read clips: `begin(items).result()` is `__getitems__(items)`.
+
+        Returns:
+            The samples to come; to be cancelled when nobody wants them any more.
+
+        Raises:
+            IndexError: if there is no such clip, video or frame.
+            ValueError: if a window ends after its video and must not be padded.
+        """
+        windows = self._windows(items)
+        return PendingBatch(self, windows, self._reader.begin(windows))
+
+    def replacing_from(self, sampler: ClipSampler) -> ClipDataset:
+        """The same dataset, in which only windows of this sampler take the places of clips that cannot be read.
+
+        The next clip of the plain enumeration may be one that the sampler leaves out, such as one of another split.
+        """
+        other = type(self).__new__(type(self))
+        other.__dict__ = {**self.__dict__, "_skipping": replace(self._skipping, substitutes=FromSampler.of(sampler))}
+        return other
+
+    def __getstate__(self) -> dict[str, Any]:
+        check_before_sending(transform=self.transform)
+        return self.__dict__
+
+    def _windows(self, items: Sequence[Item]) -> list[Window]:
         windows = [item if isinstance(item, Window) else self.window(item) for item in items]
         for window in windows:
-            self._plan.check(window)
-        try:
-            samples = self._read(windows)
-        except LazyVidError:
-            if self._on_error == "raise":
-                raise
-            samples = [self._read_or_substitute(window) for window in windows]
-        return samples if self.transform is None else [self.transform(sample) for sample in samples]
+            self._reader.plan.check(window)
+        return windows
 
-    # -- reading ------------------------------------------------------------------------------------------------------
-
-    def _read(self, windows: Sequence[Window]) -> list[Sample]:
-        """The clips of all cameras, in one go."""
-        requests: list[tuple[LazyVideo, IntArray]] = []
-        pads: list[BoolArray] = []
-        leaders = [self._cameras[self._leader][window.video] for window in windows]
-        for window, video in zip(windows, leaders, strict=True):
-            positions, is_pad = self._plan.positions(window, video.timestamps)
-            requests.append((video, positions))
-            pads.append(is_pad)
-        # Camera by camera, so that each one's clips are neighbours in memory.
-        for name in self._tolerances:
-            for window, (video, positions) in zip(windows, requests[: len(windows)], strict=True):
-                requests.append(self._matched(name, window.video, video.timestamps[positions]))
-        clips = read_clips(requests)
-        by_camera = [
-            [_sample(clip, pad, w.video) for clip, pad, w in zip(part, pads, windows, strict=True)]
-            for part in (clips[at : at + len(windows)] for at in range(0, len(clips), len(windows)))
-        ]
-        if not self._by_name:
-            return by_camera[0]
-        return [dict(zip(self._cameras, samples, strict=True)) for samples in zip(*by_camera, strict=True)]
-
-    def _matched(self, name: str, number: int, times: FloatArray) -> tuple[LazyVideo, IntArray]:
-        """The frames of another camera at the first one's times."""
-        video = self._cameras[name][number]
-        positions = timing.nearest(video.timestamps, times)
-        distances = np.abs(video.timestamps[positions] - times)
-        worst = int(np.argmax(distances))
-        tolerance = self._tolerances[name][number]
-        if not distances[worst] <= tolerance:
-            raise FrameTimestampError(
-                f"Expected a frame of camera {name!r} ({display_uri(video.uri)}) within {tolerance} s of "
-                f"{times[worst]} s, the time of a frame of camera {self._leader!r}; the nearest one is at "
-                f"{video.timestamps[positions[worst]]} s. Record on one clock, leave such windows out, or set "
-                "tolerance_s."
-            )
-        return video, positions
-
-    def _usable(self) -> IntArray:
-        """int64 [V, 2], each recording's frames [first, stop) for which all other cameras had begun and not ended."""
-        leaders = self._cameras[self._leader]
-        first, stop = np.zeros_like(leaders.frame_counts), leaders.frame_counts
-        for name, slack in self._tolerances.items():
-            others = self._cameras[name]
-            begin, end = others.times_at(np.zeros_like(first)), others.times_at(others.frame_counts - 1)
-            first = np.maximum(first, leaders.search(begin - slack, side="left"))
-            stop = np.minimum(stop, leaders.search(end + slack, side="right"))
-            stop = np.where(others.frame_counts > 0, stop, 0)
-        return np.stack([first, np.maximum(first, stop)], axis=1)
-
-    # -- substitutes --------------------------------------------------------------------------------------------------
-
-    def _read_or_substitute(self, window: Window) -> Sample:
-        """The clip, or the first of its substitutes that can be read."""
-        tried = 0
-        cause: LazyVidError | None = None
-        for candidate in itertools.chain([window], self._substitutes(window)):
-            tried += 1
-            try:
-                (sample,) = self._read([candidate])
-            except LazyVidError as error:
-                cause = error
-                _log.warning("%s is skipped: %s: %s", self._named(candidate), type(error).__name__, error)
-            else:
-                if candidate is not window:
-                    _log.warning("%s takes the place of %s", self._named(candidate), self._named(window))
-                return sample
-        raise LazyVidError(
-            f"Expected {self._named(window)} or another clip in its place, found none that can be read among {tried}; "
-            f"the last one failed with {type(cause).__name__}: {cause}"
-        ) from cause
-
-    def _substitutes(self, window: Window) -> Iterator[Window]:
-        """Other clips of the same number of frames: the next one, then ever further ones."""
-        count = len(self)
-        origin = self._plan.index_near(window) if count else 0
-        leaps = [1 << exponent for exponent in range(count.bit_length())]
-        offsets = dict.fromkeys(itertools.chain(leaps, range(1, min(count + 1, 4 * _MOST_SUBSTITUTES))))
-        found = 0
-        for number in dict.fromkeys((origin + offset) % count for offset in offsets):
-            plain = self._plan.window(number)
-            stop = plain.stop if self.clip.fps is not None else plain.start + len(window)
-            candidate = Window(plain.video, plain.start, stop)
-            if found == _MOST_SUBSTITUTES or not self._fits(candidate, window):
-                continue
-            found += 1
-            yield candidate
-
-    def _fits(self, candidate: Window, window: Window) -> bool:
-        if (candidate.video, candidate.start) == (window.video, window.start):
-            return False
-        try:
-            self._plan.check(candidate)
-        except ValueError:
-            return False
-        return True
-
-    def _named(self, window: Window) -> str:
-        return f"{window} of {display_uri(self._cameras[self._leader].uri(window.video))}"
+    def _finish(self, windows: Sequence[Window], pending: PendingSamples) -> list[Any]:
+        samples = self._skipping.read(windows, pending.result, self._reader.read)
+        if self.transform is None:
+            return samples
+        return [transformed(self.transform, s, window.seed) for s, window in zip(samples, windows, strict=True)]
 
 
-def _sample(clip: Clip, is_pad: BoolArray, video_id: int) -> Sample:
-    return {
-        "frames": clip.frames,
-        "timestamps": clip.timestamps,
-        "frame_indices": clip.frame_indices,
-        "is_pad": torch.from_numpy(is_pad.copy()),
-        "video_id": video_id,
-    }
+@dataclass(frozen=True, slots=True, eq=False)
+class PendingBatch:
+    """Samples that are on their way, as `ClipDataset.begin` gives them; belongs to the process that began it."""
 
+    dataset: ClipDataset
+    windows: Sequence[Window]
+    samples: PendingSamples
 
-def _tolerances(videos: VideoSource, tolerance_s: float | None) -> FloatArray:
-    """float64 [V], seconds that a frame of each video may be away from the time that it stands for."""
-    return videos.median_steps if tolerance_s is None else np.full(len(videos), float(tolerance_s))
+    def result(self) -> list[Any]:
+        """Wait for the bytes, decode and transform.
+
+        Raises:
+            LazyVidError: as `ClipDataset.__getitems__`.
+        """
+        return self.dataset._finish(self.windows, self.samples)
+
+    def cancel(self) -> None:
+        """Give up what has not arrived."""
+        self.samples.cancel()

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
+from dataset_samples import COUNTS, PER_VIDEO, blank
 
 from lazyvid.recording import VideoWriter
 from lazyvid.testing import painted_frame
-
-COUNTS = (23, 8, 40)
-PER_VIDEO = 1000
 
 
 @pytest.fixture(scope="session")
@@ -21,4 +20,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         with VideoWriter(root / f"{video}.mp4", 30, preset="veryfast", g=10) as writer:
             for k in range(count):
                 writer.add_frame(painted_frame(video * PER_VIDEO + k, width=96, height=64))
+    return root
+
+
+@pytest.fixture
+def broken(folder: Path, tmp_path: Path) -> Path:
+    """The folder, with the payload of the first video overwritten after it was indexed."""
+    root = tmp_path / "broken"
+    shutil.copytree(folder, root, copy_function=shutil.copy2)
+    blank(root / "0.mp4")
     return root

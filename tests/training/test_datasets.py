@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import pickle
 import shutil
 from collections.abc import Iterator
@@ -12,41 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from dataset_samples import COUNTS, PER_VIDEO, check, double_brightness, numbers, upload
 from torch.utils.data import DataLoader, Subset
 
-from lazyvid.errors import FrameTimestampError, LazyVidError, ObjectNotFoundError, VideoError
+from lazyvid.errors import ObjectNotFoundError, VideoError
 from lazyvid.frames import ClipSpec, Window
-from lazyvid.recording import VideoWriter
 from lazyvid.stats import read_stats
-from lazyvid.storage import ObjectStore
-from lazyvid.testing import S3Server, painted_frame, read_frame_number
+from lazyvid.testing import S3Server
 from lazyvid.training import ClipDataset, collate_clips
 from lazyvid.video import LazyVideo
-
-COUNTS = (23, 8, 40)
-PER_VIDEO = 1000
-
-
-def numbers(frames: torch.Tensor) -> list[int]:
-    """What the frames show; [T, ...] or [B, T, ...]."""
-    return [read_frame_number(frame) for frame in frames.flatten(0, -4)]
-
-
-def check(sample: dict[str, Any], video: int, positions: list[int]) -> None:
-    count = COUNTS[video]
-    shown = [min(p, count - 1) for p in positions]
-    assert numbers(sample["frames"]) == [video * PER_VIDEO + p for p in shown]
-    assert sample["frames"].dtype == torch.uint8
-    assert sample["frame_indices"].tolist() == shown
-    assert sample["timestamps"].dtype == torch.float64
-    assert sample["timestamps"].tolist() == [p / 30 for p in shown]
-    assert sample["is_pad"].tolist() == [p >= count for p in positions]
-    assert sample["video_id"] == video
-
-
-def double_brightness(sample: dict[str, Any]) -> dict[str, Any]:
-    return {**sample, "frames": sample["frames"].float() / 255, "seen": int(sample["frame_indices"][0])}
-
 
 # -- clips ------------------------------------------------------------------------------------------------------------
 
@@ -134,13 +107,6 @@ def test_transform(folder: Path) -> None:
 # -- where videos are -------------------------------------------------------------------------------------------------
 
 
-def upload(folder: Path, server: S3Server, prefix: str) -> ObjectStore:
-    store = ObjectStore(storage_options=server.storage_options)
-    for file in sorted(p for p in folder.rglob("*") if p.is_file()):
-        store.upload(file, f"{prefix}/{file.relative_to(folder).as_posix()}")
-    return store
-
-
 def test_folders_globs_and_single_videos(folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder, tmp_path / "a")
     shutil.copytree(folder, tmp_path / "b" / "c")
@@ -183,120 +149,6 @@ def test_wrong_arguments(folder: Path, arguments: dict[str, Any], error: type[Ex
 def test_no_video_is_an_empty_dataset() -> None:
     assert len(ClipDataset([], ClipSpec(4))) == 0
     assert len(ClipDataset([], ClipSpec(4, fps=3))) == 0
-
-
-# -- several cameras --------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def stage(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two recordings by two cameras on one clock: `side` is larger, faster, and begins and ends later."""
-    root = tmp_path_factory.mktemp("stage")
-    for take in range(2):
-        for name, count, rate, begin, size in (("top", 30, 10, 50.0, (96, 64)), ("side", 75, 30, 50.51, (128, 96))):
-            with VideoWriter(root / name / f"{take}.mp4", rate, preset="veryfast", g=10) as writer:
-                for k in range(count):
-                    number = take * PER_VIDEO + (500 if name == "side" else 0) + k
-                    frame = painted_frame(number, width=size[0], height=size[1])
-                    writer.add_frame(frame, timestamp=begin + k / rate)
-    return root
-
-
-def test_cameras_are_aligned_by_time(stage: Path) -> None:
-    dataset = ClipDataset({"top": stage / "top", "side": stage / "side"}, ClipSpec(4))
-    assert dataset.cameras == ("top", "side")
-    # top's frames 5 (50.5 s) to 29 (52.9 s) lie where side, 50.51 s to 52.9767 s, has frames.
-    assert dataset.window(0) == Window(0, 5, 9)
-    assert len(dataset) == 2 * ((30 - 5) // 4)
-    samples = dataset.__getitems__([0, len(dataset) - 1, 1])
-    for sample, window in zip(samples, map(dataset.window, (0, len(dataset) - 1, 1)), strict=True):
-        top, side = sample["top"], sample["side"]
-        take = window.video * PER_VIDEO
-        assert numbers(top["frames"]) == [take + k for k in range(window.start, window.stop)]
-        nearest = [max(0, round((50 + k / 10 - 50.51) * 30)) for k in range(window.start, window.stop)]
-        assert numbers(side["frames"]) == [take + 500 + k for k in nearest]
-        assert (top["timestamps"] - side["timestamps"]).abs().max() <= 1 / 30
-        assert top["frames"].shape == (4, 3, 64, 96)
-        assert side["frames"].shape == (4, 3, 96, 128)
-        assert top["video_id"] == side["video_id"] == window.video
-    batch = collate_clips(samples)
-    assert batch["side"]["frames"].shape == (3, 4, 3, 96, 128)
-    assert numbers(batch["side"]["frames"]) == [n for sample in samples for n in numbers(sample["side"]["frames"])]
-
-
-def test_cameras_of_one_size_share_a_tensor(stage: Path) -> None:
-    cameras = {"a": stage / "top", "b": stage / "top"}
-    samples = ClipDataset(cameras, ClipSpec(4)).__getitems__([3, 0, 1])
-    batch = collate_clips(samples)
-    for name in cameras:
-        assert batch[name]["frames"].data_ptr() == samples[0][name]["frames"].data_ptr()
-        assert numbers(batch[name]["frames"]) == [n for s in samples for n in numbers(s[name]["frames"])]
-
-
-def test_frames_that_are_too_far_apart_are_an_error(stage: Path) -> None:
-    cameras = {"top": stage / "top", "side": stage / "side"}
-    with pytest.raises(FrameTimestampError, match="'side'"):
-        ClipDataset(cameras, ClipSpec(4))[Window(0, 0, 4)]
-    assert ClipDataset(cameras, ClipSpec(4), tolerance_s=1.0).window(0) == Window(0, 0, 4)
-    with pytest.raises(FrameTimestampError, match="tolerance_s"):
-        ClipDataset(cameras, ClipSpec(4), tolerance_s=0.001)[0]
-
-
-def test_cameras_have_as_many_videos(stage: Path) -> None:
-    with pytest.raises(ValueError, match="'side': 1"):
-        ClipDataset({"top": stage / "top", "side": [stage / "side" / "0.mp4"]}, ClipSpec(4))
-
-
-# -- what cannot be read ----------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def broken(folder: Path, tmp_path: Path) -> Path:
-    """The folder, with the payload of the first video overwritten after it was indexed."""
-    root = tmp_path / "broken"
-    shutil.copytree(folder, root, copy_function=shutil.copy2)
-    index = LazyVideo(root / "0.mp4").frame_index
-    with (root / "0.mp4").open("r+b") as file:
-        for offset, size in zip(index.packets.offset.tolist(), index.packets.size.tolist(), strict=True):
-            file.seek(offset)
-            file.write(bytes(size))
-    return root
-
-
-def test_a_damaged_video_raises_by_default(broken: Path) -> None:
-    dataset = ClipDataset(broken, ClipSpec(4))
-    with pytest.raises(VideoError, match=r"0\.mp4"):
-        dataset[0]
-    check(dataset[Window(2, 0, 4)], 2, [0, 1, 2, 3])
-
-
-def test_skipped_clips_are_replaced_the_same_way_each_time(broken: Path, caplog: pytest.LogCaptureFixture) -> None:
-    dataset = ClipDataset(broken, ClipSpec(4), on_error="skip")
-    with caplog.at_level(logging.WARNING, logger="lazyvid.training"):
-        samples = dataset.__getitems__([0, 6, 1, Window(0, 3, 7)])
-    assert len(samples) == 4
-    check(samples[1], 1, [4, 5, 6, 7])
-    for sample in samples:
-        assert sample["video_id"] > 0
-        start = int(sample["frame_indices"][0])
-        check(sample, sample["video_id"], list(range(start, start + 4)))
-    again = ClipDataset(broken, ClipSpec(4), on_error="skip").__getitems__([0, 6, 1, Window(0, 3, 7)])
-    assert [numbers(s["frames"]) for s in again] == [numbers(s["frames"]) for s in samples]
-    assert len(collate_clips(samples)["frames"]) == 4
-    assert "CorruptVideoError" in caplog.text
-    assert "takes the place of" in caplog.text
-
-
-def test_when_nothing_can_be_read_that_is_an_error(broken: Path) -> None:
-    dataset = ClipDataset([broken / "0.mp4"], ClipSpec(4), on_error="skip")
-    with pytest.raises(LazyVidError, match=r"none that can be read among 5.*CorruptVideoError"):
-        dataset[1]
-
-
-def test_an_error_of_the_transform_is_not_skipped(folder: Path) -> None:
-    dataset = ClipDataset(folder, ClipSpec(4), transform=lambda sample: sample["no such key"], on_error="skip")
-    with pytest.raises(KeyError):
-        dataset[0]
 
 
 # -- workers ----------------------------------------------------------------------------------------------------------

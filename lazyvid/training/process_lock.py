@@ -1,0 +1,31 @@
+"""`ProcessLock`: a lock for objects that live on in forked children and travel in pickles."""
+
+from __future__ import annotations
+
+import os
+import threading
+from types import TracebackType
+
+
+class ProcessLock:
+    """A lock between the threads of one process; open again in a forked child and in whoever receives a pickle.
+
+    Another thread of the parent may hold a lock at the moment of a fork, and is not there to open it in the child.
+    """
+
+    def __init__(self) -> None:
+        self._pid = os.getpid()
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> None:
+        if self._pid != os.getpid():
+            self._pid, self._lock = os.getpid(), threading.Lock()
+        self._lock.acquire()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._lock.release()
+
+    def __reduce__(self) -> tuple[type[ProcessLock], tuple[()]]:
+        return type(self), ()
