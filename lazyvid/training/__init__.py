@@ -7,17 +7,28 @@ from lazyvid.training.collate import collate_clips
 from lazyvid.training.datasets import ClipDataset
 from lazyvid.training.extents import Extents
 from lazyvid.training.frame_dataset import FrameDataset
-from lazyvid.training.samplers import ClipSampler, DistributedClipSampler, RandomClipSampler, SequentialClipSampler
+from lazyvid.training.samplers import (
+    BlockShuffleSampler,
+    ClipSampler,
+    DistributedClipSampler,
+    EpisodeSampler,
+    RandomClipSampler,
+    SequentialClipSampler,
+    WeightedClipSampler,
+)
 
 __all__ = [
+    "BlockShuffleSampler",
     "ClipDataset",
     "ClipSampler",
     "ClipSpec",
     "DistributedClipSampler",
+    "EpisodeSampler",
     "Extents",
     "FrameDataset",
     "RandomClipSampler",
     "SequentialClipSampler",
+    "WeightedClipSampler",
     "Window",
     "collate_clips",
 ]

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lazyvid.training.sources import VideoList
 from lazyvid.video import LazyVideo
 
 IntArray = npt.NDArray[np.int64]
@@ -73,7 +74,7 @@ class Extents:
                 f"{type(videos).__name__}."
             )
         if all(isinstance(video, LazyVideo) for video in videos):
-            return cls._whole([len(video) for video in videos], [_encoded_bytes(video) for video in videos])
+            return cls.of(VideoList(videos))
         return cls._whole([_checked_count(number, count) for number, count in enumerate(videos)])
 
     @classmethod
@@ -143,10 +144,6 @@ class Extents:
         for column in (self.first, self.stop, self.videos):
             hashed.update(column.astype("<i8").tobytes())
         return hashed.hexdigest()
-
-
-def _encoded_bytes(video: LazyVideo) -> int:
-    return int(video.frame_index.packets.size[video.frame_indices].sum())
 
 
 def _checked_counts(counts: npt.NDArray[Any]) -> npt.NDArray[Any]:

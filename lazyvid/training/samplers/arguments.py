@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
+
+import numpy.typing as npt
 
 from lazyvid.frames import ClipSpec
 from lazyvid.training.extents import Extents
@@ -43,6 +46,24 @@ def plan_name(kind: str, extents: Extents, **parameters: Any) -> str:
     shown = ", ".join(f"{name}={value!r}" for name, value in parameters.items())
     frames = int(extents.counts.sum())
     return f"{kind}({shown}) over {len(extents)} recordings, {frames} frames, {extents.digest()}"
+
+
+def array_digest(values: npt.NDArray[Any]) -> str:
+    """Equal for equal numbers."""
+    return hashlib.blake2b(values.astype(values.dtype.newbyteorder("<")).tobytes(), digest_size=8).hexdigest()
+
+
+def epoch_length(extents: Extents, length: int, num_samples: int | None) -> int:
+    """Windows of an epoch, where the user may ask for another number than lie side by side.
+
+    Raises:
+        ValueError: if the number is less than 1.
+    """
+    if num_samples is None:
+        return int((extents.counts // length).sum())
+    if num_samples < 1:
+        raise ValueError(f"Invalid num_samples {num_samples}: expected 1 window or more.")
+    return int(num_samples)
 
 
 def check_some(grid: Grid) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from lazyvid.arguments import check_word
 from lazyvid.frames import ClipSpec
 from lazyvid.training.extents import Extents, IntArray
-from lazyvid.training.samplers.arguments import check_some, plan_name, window_spec
+from lazyvid.training.samplers.arguments import check_some, epoch_length, plan_name, window_spec
 from lazyvid.training.samplers.base import DRAWS, OFFSETS, ORDER, ClipSampler
 from lazyvid.training.samplers.grids import DrawnGrid, FixedGrid, Grid, StartsGrid
 from lazyvid.training.samplers.hashing import below, hashed
@@ -56,11 +56,8 @@ class RandomClipSampler(ClipSampler):
         self._draw = draw
         self._grid = _grid(extents, length, draw)
         check_some(self._grid)
-        if num_samples is not None and num_samples < 1:
-            raise ValueError(f"Invalid num_samples {num_samples}: expected 1 window or more.")
-        total = int((extents.counts // length).sum()) if num_samples is None else int(num_samples)
         plan = plan_name(type(self).__name__, extents, window_length=length, draw=draw, num_samples=num_samples)
-        super().__init__(total, plan, seed=seed)
+        super().__init__(epoch_length(extents, length, num_samples), plan, seed=seed)
 
     def _windows(self, positions: IntArray, epoch: int) -> IntArray:
         count = len(self._grid)
