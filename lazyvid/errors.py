@@ -26,6 +26,10 @@
     │       └── TimeOutOfRangeError (IndexError) a time before the video begins or after it ends
     ├── DatasetError                (ValueError) a LeRobot dataset's files are damaged, or of a format not known here
     │   └── EpisodeMismatchError    the table of episodes, the rows and the videos contradict one another
+    ├── LoaderError                 the processes or threads that read batches
+    │   ├── WorkerStartError        (RuntimeError) workers cannot be started
+    │   ├── WorkerDiedError         (RuntimeError) a worker ended without being told to
+    │   └── LoaderTimeoutError      (TimeoutError) a batch took too long
     ├── BackendUnavailableError     (ImportError) an optional decoder package is missing or does not load
     └── RecordingError
         ├── EncoderUnavailableError
@@ -144,6 +148,22 @@ class DatasetError(LazyVidError, ValueError):
 
 class EpisodeMismatchError(DatasetError):
     """An episode has another length in a dataset's table of episodes, its rows or its videos."""
+
+
+class LoaderError(LazyVidError):
+    """The processes or threads that read batches did not give one."""
+
+
+class WorkerStartError(LoaderError, RuntimeError):
+    """Workers cannot be started: something cannot be sent to them, or the script has no main guard."""
+
+
+class WorkerDiedError(LoaderError, RuntimeError):
+    """A worker process ended without being told to."""
+
+
+class LoaderTimeoutError(LoaderError, TimeoutError):
+    """A batch was not there within the time allowed."""
 
 
 class BackendUnavailableError(LazyVidError, ImportError):

@@ -7,6 +7,7 @@ from lazyvid.training.collate import collate_clips
 from lazyvid.training.datasets import ClipDataset
 from lazyvid.training.extents import Extents
 from lazyvid.training.frame_dataset import FrameDataset
+from lazyvid.training.loader import ClipLoader
 from lazyvid.training.samplers import (
     BlockShuffleSampler,
     ClipSampler,
@@ -20,6 +21,7 @@ from lazyvid.training.samplers import (
 __all__ = [
     "BlockShuffleSampler",
     "ClipDataset",
+    "ClipLoader",
     "ClipSampler",
     "ClipSpec",
     "DistributedClipSampler",

@@ -1,0 +1,10 @@
+"""`python -m lazyvid.training fit --config run.yaml`: trains what a YAML file describes, as `lazyvid fit` does."""
+
+from __future__ import annotations
+
+import sys
+
+from lazyvid.training.run import run
+
+if __name__ == "__main__":
+    run(sys.argv[1:])

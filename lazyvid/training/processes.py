@@ -1,0 +1,293 @@
+"""Worker processes that read ordered batches: a `torch.utils.data.DataLoader` whose failures have names and an end.
+
+Sits under `loader.py`: it knows orders and batches, not samplers, epochs or states.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import logging
+import multiprocessing
+import os
+import pickle
+import shutil
+import signal
+import threading
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from multiprocessing.context import BaseContext
+from multiprocessing.process import BaseProcess
+from multiprocessing.reduction import ForkingPickler
+from typing import Any
+
+from torch.utils.data import DataLoader
+
+from lazyvid.errors import LoaderTimeoutError, WorkerDiedError, WorkerStartError
+from lazyvid.training.orders import BatchOrder
+from lazyvid.training.sizes import batch_nbytes
+from lazyvid.training.worker import BatchReader, WorkerInit
+
+_log = logging.getLogger(__name__)
+
+_PRELOADED = ("torch", "lazyvid.training", "lazyvid.training.worker")
+"""What the forkserver imports once, for all workers that it forks."""
+_SHARED_MEMORY = "/dev/shm"
+_JOIN_S = 5.0
+_GUARD = (
+    'A script whose loader starts workers needs `if __name__ == "__main__":` around what it does, since each worker '
+    "imports the script; multiprocessing_context='fork' or num_threads=... needs none."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessOptions:
+    """How worker processes are started and waited for."""
+
+    num_workers: int
+    context: str | BaseContext
+    """Start method, or a context that has one."""
+    prefetch_factor: int
+    """Batches that each worker reads ahead of the trainer."""
+    timeout_s: float | None
+    """Seconds that a batch may take; None waits as long as its workers live."""
+    persistent: bool
+    """Whether workers live on after an epoch."""
+    pin_memory: bool
+    """Whether batches are copied into page-locked memory by a thread of this process."""
+    then: Any = None
+    """Called in each worker with its number."""
+
+
+class WorkerProcesses:
+    """Reads ordered batches in processes; batch b comes from worker b mod n. Starts them when first read from."""
+
+    def __init__(self, reader: BatchReader, options: ProcessOptions) -> None:
+        self._reader = reader
+        self._options = options
+        self._feed = _Feed()
+        self._loader: DataLoader[Any] | None = None
+        self._batches: Iterator[Any] | None = None
+        self._processes: list[BaseProcess] = []
+        self._pid = os.getpid()
+        self._warned = False
+
+    @property
+    def readers(self) -> int:
+        """Workers that take the batches in turn."""
+        return self._options.num_workers
+
+    def read(self, orders: Iterable[BatchOrder]) -> Iterator[Any]:
+        """The batches, in the order of their orders.
+
+        Raises:
+            WorkerStartError: if workers cannot be started.
+            WorkerDiedError: if a worker ended without being told to.
+            LoaderTimeoutError: if a batch took longer than `timeout_s`.
+            Exception: what a worker raised while it read.
+        """
+        self._feed.orders = orders
+        self._start()
+        number = 0
+        try:
+            while True:
+                try:
+                    batch = self._next(number)
+                except StopIteration:
+                    return
+                if not number:
+                    self._check_shared_memory(batch)
+                yield batch
+                number += 1
+        except GeneratorExit:
+            raise
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """End the workers, at once; the next `read` starts new ones. Does nothing in a forked child."""
+        kept = self._loader, self._batches
+        processes, batches = self._processes, self._batches
+        self._loader, self._batches, self._processes = None, None, []
+        if self._pid != os.getpid():
+            # They are the parent's: to collect their iterator here would tell them to end.
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(kept))
+            self._pid = os.getpid()
+            return
+        # torch ends workers when their iterator is collected, which an exception's traceback puts off; it has no public
+        # call for it. It also forgets their pids, so that the kill below does not look like a failure to it.
+        end: Callable[[], None] | None = getattr(batches, "_shutdown_workers", None)
+        if end is not None:
+            end()
+        for process in processes:
+            process.kill()
+        for process in processes:
+            process.join(_JOIN_S)
+
+    # -- one batch ----------------------------------------------------------------------------------------------------
+
+    def _next(self, number: int) -> Any:
+        batches = self._batches
+        if batches is None:
+            raise WorkerDiedError("Expected workers to read from, but the loader was closed during this pass.")
+        limit = _Limit(self._options.timeout_s, self._processes)
+        try:
+            with limit:
+                return next(batches)
+        except StopIteration:
+            raise
+        except Exception as error:
+            if limit.passed:
+                raise LoaderTimeoutError(
+                    f"Expected batch {number} within {self._options.timeout_s} s (timeout_s), got none; its "
+                    f"{len(self._processes)} workers were ended. Look for a transform or a file system that hangs, or "
+                    "raise timeout_s."
+                ) from error
+            if dead := [p for p in self._processes if not p.is_alive()]:
+                raise WorkerDiedError(_obituary(dead, number)) from error
+            raise
+
+    # -- starting -----------------------------------------------------------------------------------------------------
+
+    def _start(self) -> None:
+        if self._pid != os.getpid():
+            self.close()
+        if getattr(multiprocessing.current_process(), "_inheriting", False):
+            raise WorkerStartError(f"Expected a loader to be read by a program, not while it is imported. {_GUARD}")
+        if self._loader is None:
+            self._loader = self._made()
+        if not self._options.persistent:
+            self._processes = []
+        others = set(multiprocessing.active_children())
+        try:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "Got pickle error")  # ours says what cannot be pickled
+                self._batches = iter(self._loader)
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            self.close()
+            raise WorkerStartError(_unpicklable(self._reader, self._options, error)) from error
+        except BaseException:
+            self.close()
+            raise
+        self._processes += [p for p in multiprocessing.active_children() if p not in others]
+
+    def _made(self) -> DataLoader[Any]:
+        options = self._options
+        context = options.context
+        if isinstance(context, str):
+            context = multiprocessing.get_context(context)
+        if context.get_start_method() == "forkserver":
+            context.set_forkserver_preload(list(_PRELOADED))
+        return DataLoader(
+            self._reader,
+            sampler=self._feed,
+            batch_size=None,
+            num_workers=options.num_workers,
+            collate_fn=_unchanged,
+            # torch's own limit would look for dead workers only when it is over: ours looks all the time.
+            timeout=0,
+            multiprocessing_context=context,
+            prefetch_factor=options.prefetch_factor,
+            persistent_workers=options.persistent,
+            pin_memory=options.pin_memory,
+            worker_init_fn=WorkerInit(options.then),
+        )
+
+    def _check_shared_memory(self, batch: Any) -> None:
+        """Warn once if what all workers read ahead does not fit; a worker that finds no room dies of a bus error."""
+        if self._warned or not os.path.isdir(_SHARED_MEMORY):
+            return
+        self._warned = True
+        in_flight = self._options.num_workers * self._options.prefetch_factor + 1
+        needed, size = in_flight * batch_nbytes(batch), shutil.disk_usage(_SHARED_MEMORY).total
+        if needed > size:
+            _log.warning(
+                "%d batches of %.0f MB in flight need %.0f MB of shared memory, %s has %.0f MB: workers may die of a "
+                "bus error. Use fewer num_workers, a smaller prefetch_factor or batch_size, num_threads=..., or enlarge "
+                "it (docker run --shm-size).",
+                *(in_flight, batch_nbytes(batch) / 1e6, needed / 1e6, _SHARED_MEMORY, size / 1e6),
+            )
+
+
+@dataclass(slots=True)
+class _Feed:
+    """The sampler of the inner loader: gives on the orders of the epoch that is read."""
+
+    orders: Iterable[BatchOrder] = ()
+
+    def __iter__(self) -> Iterator[BatchOrder]:
+        return iter(self.orders)
+
+
+@dataclass(slots=True)
+class _Limit:
+    """Kills workers when a wait takes too long: torch then finds them dead, whatever it was waiting for."""
+
+    timeout_s: float | None
+    processes: list[BaseProcess]
+    passed: bool = False
+    _timer: threading.Timer | None = field(default=None)
+
+    def __enter__(self) -> None:
+        if self.timeout_s is not None:
+            self._timer = threading.Timer(self.timeout_s, self._end)
+            self._timer.daemon = True
+            self._timer.start()
+
+    def __exit__(self, *_: object) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _end(self) -> None:
+        self.passed = True
+        for process in self.processes:
+            with contextlib.suppress(ValueError, OSError):  # closed or gone already
+                process.kill()
+
+
+def _unchanged(batch: Any) -> Any:
+    return batch
+
+
+def _obituary(dead: list[BaseProcess], number: int) -> str:
+    codes = {process.pid: process.exitcode for process in dead}
+    text = ", ".join(f"{pid} with {_code_text(code)}" for pid, code in codes.items())
+    hint = f" {_GUARD}" if number == 0 and any((code or 0) > 0 for code in codes.values()) else ""
+    return f"Expected batch {number}, but of its workers died: process {text}.{hint}"
+
+
+def _code_text(code: int | None) -> str:
+    if code is None or code >= 0:
+        return f"exit code {code}"
+    name = signal.Signals(-code).name
+    why = {
+        "SIGKILL": " (killed: by hand, or by the system for want of memory: fewer workers, smaller batches)",
+        "SIGBUS": f" ({_SHARED_MEMORY} is full: enlarge it, or use fewer workers or num_threads=...)",
+        "SIGSEGV": " (a crash in native code: faulthandler.enable() shows where)",
+    }
+    return name + why.get(name, "")
+
+
+def _unpicklable(reader: BatchReader, options: ProcessOptions, error: BaseException) -> str:
+    """Which part of a loader cannot be sent to a worker."""
+    parts = {
+        "collate_fn": reader.collate,
+        "worker_init_fn": options.then,
+        "transform": getattr(reader.dataset, "transform", None),
+    }
+    culprits = [name for name, part in parts.items() if not _pickles(part)] or ["dataset"]
+    return (
+        f"Expected a {' and '.join(culprits)} that can be sent to worker processes, found one that cannot be pickled: "
+        f"{error}. Define it at the top of a module, not as a lambda or inside a function; or use "
+        "multiprocessing_context='fork' or num_threads=..., which send nothing."
+    )
+
+
+def _pickles(part: Any) -> bool:
+    try:
+        ForkingPickler.dumps(part)
+    except (pickle.PicklingError, AttributeError, TypeError):
+        return False
+    return True

@@ -1,0 +1,98 @@
+"""Ordered batches read in this process: one after the other, or by threads, which share memory and need no copies.
+
+FFmpeg and the store work outside Python's lock, so threads decode side by side; transforms written in Python do not.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+from lazyvid.errors import LoaderTimeoutError
+from lazyvid.training.orders import BatchOrder
+from lazyvid.training.worker import BatchReader
+
+
+class Inline:
+    """Reads each batch when it is asked for, in the thread that asks."""
+
+    readers = 1
+
+    def __init__(self, reader: BatchReader) -> None:
+        self._reader = reader
+
+    def read(self, orders: Iterable[BatchOrder]) -> Iterator[Any]:
+        """The batches, in the order of their orders."""
+        return (self._reader[order] for order in orders)
+
+    def close(self) -> None:
+        """Nothing is kept."""
+
+
+class WorkerThreads:
+    """Reads ordered batches in threads of this process, some batches ahead of the trainer.
+
+    Args:
+        reader: Reads a batch; called from several threads at once.
+        num_threads: Threads, and so batches that are decoded at a time.
+        prefetch_factor: Batches that are read ahead for each thread.
+        timeout_s: Seconds that a batch may take; None waits as long as it takes.
+    """
+
+    def __init__(self, reader: BatchReader, *, num_threads: int, prefetch_factor: int, timeout_s: float | None) -> None:
+        self._reader = reader
+        self._ahead = num_threads * prefetch_factor
+        self._timeout_s = timeout_s
+        self.readers = num_threads
+        self._executor: ThreadPoolExecutor | None = None
+        self._pid = os.getpid()
+
+    def read(self, orders: Iterable[BatchOrder]) -> Iterator[Any]:
+        """The batches, in the order of their orders.
+
+        Raises:
+            LoaderTimeoutError: if a batch took longer than `timeout_s`.
+            Exception: what was raised while a batch was read.
+        """
+        executor = self._running()
+        waiting: deque[Future[Any]] = deque()
+        number = 0
+        try:
+            for order in orders:
+                waiting.append(executor.submit(self._reader.__getitem__, order))
+                if len(waiting) > self._ahead:
+                    yield self._result(waiting.popleft(), number)
+                    number += 1
+            while waiting:
+                yield self._result(waiting.popleft(), number)
+                number += 1
+        finally:
+            for future in waiting:
+                future.cancel()
+
+    def _result(self, future: Future[Any], number: int) -> Any:
+        try:
+            return future.result(self._timeout_s)
+        except TimeoutError as error:
+            if future.done():  # the batch's own
+                raise
+            self.close()
+            raise LoaderTimeoutError(
+                f"Expected batch {number} within {self._timeout_s} s (timeout_s), got none of {self.readers} threads. "
+                "Look for a transform or a file system that hangs, or raise timeout_s."
+            ) from error
+
+    def _running(self) -> ThreadPoolExecutor:
+        if self._executor is None or self._pid != os.getpid():  # threads do not survive a fork
+            self._pid = os.getpid()
+            self._executor = ThreadPoolExecutor(self.readers, thread_name_prefix="lazyvid-reader")
+        return self._executor
+
+    def close(self) -> None:
+        """End the threads, once they have done what they are doing; the next `read` starts new ones."""
+        executor, self._executor = self._executor, None
+        if executor is not None and self._pid == os.getpid():
+            executor.shutdown(wait=False, cancel_futures=True)
