@@ -31,7 +31,7 @@ FPS = 10
 class NextFrame(pl.LightningModule):
     """Predicts the last frame of a clip as the one before it plus what a few convolutions see coming."""
 
-    def __init__(self, *, context: int = 3, width: int = 24, learning_rate: float = 3e-3) -> None:
+    def __init__(self, *, context: int = 3, width: int = 16, learning_rate: float = 5e-3) -> None:
         super().__init__()
         self.save_hyperparameters()
         self.context, self.learning_rate = context, learning_rate
@@ -46,7 +46,8 @@ class NextFrame(pl.LightningModule):
 
     def forward(self, frames: Tensor) -> Tensor:
         """[N, context, 3, H, W] in [0, 1] to the next frame, [N, 3, H, W]."""
-        return frames[:, -1] + self.layers(frames.flatten(1, 2))
+        predicted: Tensor = frames[:, -1] + self.layers(frames.flatten(1, 2))
+        return predicted
 
     def _errors(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """Mean squared error of the prediction, and of a copy of the frame before."""
@@ -116,7 +117,7 @@ def train(url: str, storage_options: dict[str, Any] | None, *, epochs: int, work
 def main() -> None:
     """Videos, a bucket, a run, and what it learnt."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--workers", type=int, default=2)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, S3Server() as server:

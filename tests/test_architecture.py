@@ -37,7 +37,7 @@ HOME_OF = {
     "lance": ("index/*", "recording/layout.py"),
     "av": ("index/probe*.py", "decoding/*", "recording/*", "testing/*"),
     "torchcodec": ("decoding/torchcodec.py",),
-    "lightning": ("training/datamodule.py", "cli/*"),
+    "lightning": ("training/datamodule.py", "training/run.py", "cli/*"),
     "pytorch_lightning": (),
     "fsspec": STORE_ROOMS,
     "s3fs": STORE_ROOMS,

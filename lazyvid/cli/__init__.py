@@ -15,6 +15,7 @@ from lazyvid.cli.concat import concat_command
 from lazyvid.cli.console import ReportingGroup, stdout
 from lazyvid.cli.demo import demo_command
 from lazyvid.cli.encode import encode_command
+from lazyvid.cli.fit import LIGHTNING_ARGUMENTS, fit_command
 from lazyvid.cli.frames import frames_command
 from lazyvid.cli.index import index_command
 from lazyvid.cli.info import info_command
@@ -43,6 +44,7 @@ app.command("recover")(recover_command)
 app.command("encode")(encode_command)
 app.command("concat")(concat_command)
 app.command("codecs")(codecs_command)
+app.command("fit", context_settings=LIGHTNING_ARGUMENTS)(fit_command)
 app.command("demo")(demo_command)
 
 

@@ -156,7 +156,7 @@ def _load(uris: list[str], bucket: Bucket, console: Console) -> list[CheckedPass
         with console.status(f"loading shuffled clips, {what}"):
             passes.append(load_and_check(what, windows, digests))
     size = sum(bucket.store.head(uri).size for uri in uris) / len(uris)
-    _say(console, 5, "load", f"shuffled clips of {CLIP_FRAMES} frames through a DataLoader")
+    _say(console, 5, "load", f"shuffled clips of {CLIP_FRAMES} frames through a ClipLoader")
     for done in passes:
         console.print(_pass_panel(done, size, is_server=bucket.is_server))
     return passes

@@ -12,14 +12,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import RandomSampler
 
 from lazyvid.decoding.convert import PictureConverter, PictureFormat
 from lazyvid.decoding.sequential import Picture, decode_file, rgb_pixels
 from lazyvid.frames import ClipSpec, Limits
 from lazyvid.stats import read_stats
 from lazyvid.storage import ObjectStore
-from lazyvid.training import ClipDataset, collate_clips
+from lazyvid.training import ClipDataset, ClipLoader
 from lazyvid.video import LazyVideo
 
 CLIP_FRAMES = 16
@@ -97,15 +97,8 @@ def load_and_check(what: str, videos: Sequence[LazyVideo], digests: Digests) -> 
     clip_bytes = max(CLIP_FRAMES * int(np.prod(_frame_shape(video))) * 3 for video in videos)
     batch = _BATCH if alike and clip_bytes < 8 << 20 else 1
     workers = _WORKERS if 4 * batch * clip_bytes < shutil.disk_usage("/dev/shm").free else 0
-    loader = DataLoader(
-        dataset,
-        batch_size=batch,
-        shuffle=True,
-        num_workers=workers,
-        collate_fn=collate_clips,
-        generator=torch.Generator().manual_seed(0),
-        prefetch_factor=1 if workers else None,
-    )
+    shuffled = RandomSampler(dataset, generator=torch.Generator().manual_seed(0))
+    loader = ClipLoader(dataset, sampler=shuffled, batch_size=batch, num_workers=workers, prefetch_factor=1)
     before, started = read_stats(scope="all"), time.monotonic()
     clips = frames = wrong = 0
     seen: list[set[int]] = [set() for _ in videos]
@@ -119,6 +112,7 @@ def load_and_check(what: str, videos: Sequence[LazyVideo], digests: Digests) -> 
             clips += 1
             frames += len(rows)
     read = read_stats(scope="all") - before
+    loader.close()
     return CheckedPass(
         what=what,
         clips=clips,

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 
 import typer
+
+LIGHTNING_ARGUMENTS = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+"""What stands after the command is handed on as it is."""
 
 
 def fit_command(context: typer.Context) -> None:
@@ -17,4 +21,5 @@ def fit_command(context: typer.Context) -> None:
         raise typer.BadParameter(f"{' and '.join(missing)} not installed: pip install 'lazyvid[lightning]'.")
     from lazyvid.training.run import run  # only this command needs Lightning
 
-    run(["fit", *context.args])
+    sys.argv[1:] = ["fit", *context.args]
+    run()

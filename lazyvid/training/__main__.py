@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-
 from lazyvid.training.run import run
 
 if __name__ == "__main__":
-    run(sys.argv[1:])
+    run()

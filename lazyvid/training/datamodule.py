@@ -187,7 +187,9 @@ class VideoDataModule(pl.LightningDataModule):
     def _evaluation(self, stage: Stage) -> ClipLoader | list[Any]:
         if self._videos[stage] is None:
             return []
-        return self._loader(stage, SequentialClipSampler(self._needed(stage), clip=self._clip), uneven="keep")
+        tail: Literal["pad", "drop"] = "pad" if self._clip.pad == "repeat" else "drop"
+        sampler = SequentialClipSampler(self._needed(stage), clip=self._clip, tail=tail)
+        return self._loader(stage, sampler, uneven="keep")
 
     def _loader(self, stage: Stage, sampler: ClipSampler, *, uneven: Literal["drop", "keep"]) -> ClipLoader:
         # Not the process group's ranks: under tensor parallelism several of them train on one batch.

@@ -9,9 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from lazyvid.errors import AccessDeniedError, MissingIndexError, StaleIndexError
+from lazyvid.index.finding import find_videos
 from lazyvid.index.probe import build_index
 from lazyvid.storage import ObjectStore, display_uri
-from lazyvid.training.sources import find_videos
 from lazyvid.video import LazyVideo
 
 _log = logging.getLogger(__name__)

@@ -205,7 +205,7 @@ class WorkerProcesses:
         if needed > size:
             _log.warning(
                 "%d batches of %.0f MB in flight need %.0f MB of shared memory, %s has %.0f MB: workers may die of a "
-                "bus error. Use fewer num_workers, a smaller prefetch_factor or batch_size, num_threads=..., or enlarge "
+                "bus error. Use fewer num_workers, a smaller prefetch_factor or batch_size, num_threads=..., or more of "
                 "it (docker run --shm-size).",
                 *(in_flight, batch_nbytes(batch) / 1e6, needed / 1e6, _SHARED_MEMORY, size / 1e6),
             )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LightningCLI, SaveConfigCallback
@@ -25,13 +24,13 @@ class SaveMaskedConfig(SaveConfigCallback):
         super().setup(trainer, pl_module, stage)
 
 
-def run(args: Sequence[str]) -> None:
-    """Run `fit`, `validate`, `test` or `predict` as the arguments say.
+def run() -> None:
+    """Run `fit`, `validate`, `test` or `predict` as this process's command line says.
 
     Models are named by `class_path`; those in the current directory are found, as with `python -m`.
 
-    Args:
-        args: As for `LightningCLI`: a subcommand, `--config FILE`, and overrides such as `--trainer.max_epochs 3`.
+    The command line is LightningCLI's: a subcommand, `--config FILE`, overrides such as `--trainer.max_epochs 3`. It is
+    read from `sys.argv`, which Lightning hands on to the other ranks.
     """
     if os.getcwd() not in sys.path and "" not in sys.path:
         sys.path.insert(0, os.getcwd())
@@ -43,5 +42,4 @@ def run(args: Sequence[str]) -> None:
         seed_everything_default=0,
         save_config_callback=SaveMaskedConfig,
         save_config_kwargs={"overwrite": True},
-        args=list(args),
     )

@@ -106,7 +106,12 @@ def main(order: dict[str, Any]) -> None:
     )
     callbacks_out = Write(out)
     trainer.callbacks.append(callbacks_out)  # type: ignore[attr-defined]
-    trainer.fit(model, datamodule=data_of(order["videos"], **order["data"]), ckpt_path=order.get("checkpoint"), weights_only=False)
+    trainer.fit(
+        model,
+        datamodule=data_of(order["videos"], **order["data"]),
+        ckpt_path=order.get("checkpoint"),
+        weights_only=False,
+    )
 
 
 class Write(Callback):

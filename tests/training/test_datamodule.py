@@ -1,4 +1,4 @@
-"""`VideoDataModule` in real Lightning runs: resumed anywhere, over ranks, from YAML, and without a secret in what it saves."""
+"""`VideoDataModule` in real Lightning runs: resumed anywhere, over ranks, from YAML, no secret in what it saves."""
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ STEPS = 8
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's own
 
 
-def fit(videos: str, *, epochs: int, asks: bool = False, checkpoint: Path | None = None, callbacks: Any = None, **data: Any) -> Seen:
+def fit(
+    videos: str, *, epochs: int, asks: bool = False, checkpoint: Path | None = None, callbacks: Any = None, **data: Any
+) -> Seen:
     model = Witness(asks_for_steps=asks)
     trainer = trainer_of(epochs=epochs, callbacks=callbacks)
     module = data_of(videos, **data)
@@ -49,16 +51,20 @@ def test_an_epoch_is_every_window_once_and_redrawn(whole: Seen) -> None:
     assert len(whole) % 3 == 0
     epochs = [[shown for epoch, _, shown, _ in whole if epoch == number] for number in range(3)]
     for batches in epochs:
-        frames = [number for shown in batches for number in shown]
-        assert len(frames) == len(set(frames)), "windows of an epoch do not overlap"
+        windows = [first for shown in batches for first in shown[::4]]
+        assert len(windows) == len(set(windows)) == 23 // 4 + 8 // 4 + 40 // 4
     assert epochs[0] != epochs[1] != epochs[2]
 
 
 RESUMES = [(workers, asks) for workers in (0, 2) for asks in (False, True)]
 
 
-@pytest.mark.parametrize(("workers", "asks"), [RESUMES[0], *(pytest.param(*r, marks=pytest.mark.slow) for r in RESUMES[1:])])
-def test_resume_at_every_step_gives_the_rest(folder: Path, whole: Seen, tmp_path: Path, workers: int, asks: bool) -> None:
+@pytest.mark.parametrize(
+    ("workers", "asks"), [RESUMES[0], *(pytest.param(*r, marks=pytest.mark.slow) for r in RESUMES[1:])]
+)
+def test_resume_at_every_step_gives_the_rest(
+    folder: Path, whole: Seen, tmp_path: Path, workers: int, asks: bool
+) -> None:
     data: dict[str, Any] = {"num_workers": workers}
     saved = fit(str(folder), epochs=2, asks=asks, callbacks=every_step(tmp_path), **data)
     steps = steps_of(whole)
@@ -85,7 +91,14 @@ def test_resume_from_two_workers_to_threads(folder: Path, whole: Seen, tmp_path:
 def run(out: Path, videos: str, *, code: int = 0, **order: Any) -> list[dict[str, Any]]:
     """A run in a process of its own; what each rank was given."""
     out.mkdir(parents=True, exist_ok=True)
-    given = {"out": str(out), "videos": videos, "epochs": 3, "devices": 2, "strategy": "ddp", "data": {"num_workers": 2}}
+    given = {
+        "out": str(out),
+        "videos": videos,
+        "epochs": 3,
+        "devices": 2,
+        "strategy": "ddp",
+        "data": {"num_workers": 2},
+    }
     (out / "order.json").write_text(json.dumps({**given, **order}))
     environment = {**os.environ, "PL_DISABLE_FORK": "0", "MASTER_ADDR": "127.0.0.1"}
     done = subprocess.run(
@@ -108,21 +121,21 @@ def check_ranks(ranks: list[dict[str, Any]], whole: Seen) -> None:
     """Every window of the plan once over all ranks, in equal numbers of batches."""
     assert len({len(rank["seen"]) for rank in ranks}) == 1
     for epoch in range(3):
-        together = Counter(n for rank in ranks for n in shown_of(rank, epoch))
-        alone = Counter(n for e, _, shown, _ in whole if e == epoch for n in shown)
-        assert together.total() > 0
-        assert max(together.values()) == 1
+        together = Counter(n for rank in ranks for n in shown_of(rank, epoch)[::4])
+        alone = Counter(n for e, _, shown, _ in whole if e == epoch for n in shown[::4])
         assert not together - alone
-        assert (alone - together).total() < 4 * len(ranks), "fewer windows than ranks are left out"
+        assert (alone - together).total() < len(ranks), "fewer windows than ranks are left out"
 
 
 STRATEGIES = ("ddp", "ddp_spawn", "ddp_fork", "ddp_notebook")
 
 
-@pytest.mark.parametrize("strategy", ["ddp", *(pytest.param(s, marks=pytest.mark.slow) for s in STRATEGIES[1:])])
-def test_two_ranks_share_each_epoch(folder: Path, whole: Seen, tmp_path: Path, strategy: str) -> None:
+@pytest.mark.parametrize(
+    ("strategy", "workers"), [("ddp", 0), *(pytest.param(s, 1, marks=pytest.mark.slow) for s in STRATEGIES)]
+)
+def test_two_ranks_share_each_epoch(folder: Path, whole: Seen, tmp_path: Path, strategy: str, workers: int) -> None:
     first = str(folder / "0.mp4")
-    ranks = run(tmp_path, str(folder), strategy=strategy, open_first=first, data={"num_workers": 1})
+    ranks = run(tmp_path, str(folder), strategy=strategy, open_first=first, data={"num_workers": workers})
     assert len(ranks) == 2
     check_ranks(ranks, whole)
 
@@ -176,7 +189,9 @@ def test_prepare_data_writes_the_sidecars_that_are_missing(folder: Path, tmp_pat
     assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")} == before
 
 
-def test_from_s3_and_no_secret_in_a_checkpoint(folder: Path, s3_server: S3Server, s3_prefix: str, tmp_path: Path, whole: Seen) -> None:
+def test_from_s3_and_no_secret_in_a_checkpoint(
+    folder: Path, s3_server: S3Server, s3_prefix: str, tmp_path: Path, whole: Seen
+) -> None:
     store = ObjectStore(storage_options=s3_server.storage_options)
     for path in folder.glob("*.mp4"):
         store.upload(path, f"{s3_prefix}/{path.name}")
@@ -201,7 +216,9 @@ def test_wrong_arguments_are_named(folder: Path) -> None:
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
 
-def run_config(name: str, *args: str, command: tuple[str, ...] = ("-m", "lazyvid.training", "fit")) -> subprocess.CompletedProcess[str]:
+def run_config(
+    name: str, *args: str, command: tuple[str, ...] = ("-m", "lazyvid.training", "fit")
+) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(CONFIGS.parent), os.environ.get("PYTHONPATH", "")])}
     return subprocess.run(
         [sys.executable, *command, "--config", str(CONFIGS / name), *args],
@@ -218,7 +235,8 @@ QUICK = ("--trainer.max_epochs", "1", "--trainer.limit_train_batches", "2", "--t
 CONFIG_RUNS = [("folder.yaml", ()), ("ddp.yaml", ("--data.init_args.num_workers", "0"))]
 
 
-@pytest.mark.parametrize(("name", "more"), [CONFIG_RUNS[0], pytest.param(*CONFIG_RUNS[1], marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "more"), CONFIG_RUNS)
 def test_configs_run(folder: Path, tmp_path: Path, name: str, more: tuple[str, ...]) -> None:
     videos = (f"--data.init_args.train={folder}", f"--data.init_args.val={folder}", "--data.init_args.batch_size=2")
     done = run_config(name, *QUICK, *videos, f"--trainer.default_root_dir={tmp_path}", *more)
@@ -226,11 +244,17 @@ def test_configs_run(folder: Path, tmp_path: Path, name: str, more: tuple[str, .
     assert list(tmp_path.rglob("config.yaml"))
 
 
-def test_the_s3_config_runs_and_saves_no_secret(folder: Path, s3_server: S3Server, s3_prefix: str, tmp_path: Path) -> None:
+def test_the_s3_config_runs_and_saves_no_secret(
+    folder: Path, s3_server: S3Server, s3_prefix: str, tmp_path: Path
+) -> None:
     store = ObjectStore(storage_options=s3_server.storage_options)
     for path in folder.glob("*.mp4"):
         store.upload(path, f"{s3_prefix}/{path.name}")
-    videos = (f"--data.init_args.train={s3_prefix}", f"--data.init_args.val={s3_prefix}", "--data.init_args.num_workers=1")
+    videos = (
+        f"--data.init_args.train={s3_prefix}",
+        f"--data.init_args.val={s3_prefix}",
+        "--data.init_args.num_workers=1",
+    )
     options = f"--data.init_args.storage_options={json.dumps(s3_server.storage_options)}"
     where = (f"--trainer.default_root_dir={tmp_path}", "--data.init_args.batch_size=2")
     done = run_config("s3.yaml", *QUICK, *videos, options, *where)
