@@ -34,7 +34,7 @@ test-slow: $(STAMP) ## The long matrices and the tests that kill things
 check: $(STAMP) ## ruff (lint and format) and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy lazyvid $(wildcard scripts/*/*.py)
+	$(BIN)/mypy lazyvid $(wildcard scripts/*.py scripts/*/*.py)
 
 format: $(STAMP) ## Let ruff mend what it can; write the file table of lazyvid/README.md
 	$(BIN)/python scripts/docs/file_table.py

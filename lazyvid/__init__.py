@@ -10,14 +10,30 @@ from lazyvid.lookup import decode_video_frames
 from lazyvid.recording import VideoWriter
 from lazyvid.stats import ReadStats, read_stats, reset_stats
 from lazyvid.storage import ObjectMeta, ObjectStore, SegmentCache
-from lazyvid.training import ClipDataset, collate_clips
+from lazyvid.training import (
+    BlockShuffleSampler,
+    ClipDataset,
+    ClipLoader,
+    DistributedClipSampler,
+    EpisodeSampler,
+    FrameDataset,
+    RandomClipSampler,
+    SequentialClipSampler,
+    WeightedClipSampler,
+    collate_clips,
+)
 from lazyvid.video import LazyVideo
 
 __all__ = [
+    "BlockShuffleSampler",
     "Clip",
     "ClipDataset",
+    "ClipLoader",
     "ClipSpec",
+    "DistributedClipSampler",
+    "EpisodeSampler",
     "Frame",
+    "FrameDataset",
     "FrameIndex",
     "FrameTimestampError",
     "LazyVidError",
@@ -25,9 +41,12 @@ __all__ = [
     "Limits",
     "ObjectMeta",
     "ObjectStore",
+    "RandomClipSampler",
     "ReadStats",
     "SegmentCache",
+    "SequentialClipSampler",
     "VideoWriter",
+    "WeightedClipSampler",
     "Window",
     "build_index",
     "collate_clips",

@@ -19,12 +19,12 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
-from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 from torch.utils.data import DataLoader
 
 from lazyvid.errors import LoaderTimeoutError, WorkerDiedError, WorkerStartError
+from lazyvid.training.checks import check_picklable
 from lazyvid.training.orders import BatchOrder
 from lazyvid.training.sizes import batch_nbytes
 from lazyvid.training.worker import BatchReader, WorkerInit
@@ -205,8 +205,8 @@ class WorkerProcesses:
         if needed > size:
             _log.warning(
                 "%d batches of %.0f MB in flight need %.0f MB of shared memory, %s has %.0f MB: workers may die of a "
-                "bus error. Use fewer num_workers, a smaller prefetch_factor or batch_size, num_threads=..., or more of "
-                "it (docker run --shm-size).",
+                "bus error. Use fewer num_workers, a smaller prefetch_factor or batch_size, num_threads=..., or more "
+                "of it (docker run --shm-size).",
                 *(in_flight, batch_nbytes(batch) / 1e6, needed / 1e6, _SHARED_MEMORY, size / 1e6),
             )
 
@@ -272,22 +272,9 @@ def _code_text(code: int | None) -> str:
 
 def _unpicklable(reader: BatchReader, options: ProcessOptions, error: BaseException) -> str:
     """Which part of a loader cannot be sent to a worker."""
-    parts = {
-        "collate_fn": reader.collate,
-        "worker_init_fn": options.then,
-        "transform": getattr(reader.dataset, "transform", None),
-    }
-    culprits = [name for name, part in parts.items() if not _pickles(part)] or ["dataset"]
-    return (
-        f"Expected a {' and '.join(culprits)} that can be sent to worker processes, found one that cannot be pickled: "
-        f"{error}. Define it at the top of a module, not as a lambda or inside a function; or use "
-        "multiprocessing_context='fork' or num_threads=..., which send nothing."
-    )
-
-
-def _pickles(part: Any) -> bool:
-    try:
-        ForkingPickler.dumps(part)
-    except (pickle.PicklingError, AttributeError, TypeError):
-        return False
-    return True
+    for name, part in (("collate_fn", reader.collate), ("worker_init_fn", options.then), ("dataset", reader.dataset)):
+        try:
+            check_picklable(part, name=name)
+        except TypeError as found:
+            return f"{found} Threads need nothing sent either: num_threads=..."
+    return f"Expected a loader that can be sent to worker processes, but pickling it failed: {error}"

@@ -1,4 +1,4 @@
-"""Workers of every start method, with Lance used or not in the parent, from a folder and from S3: no hang, nothing left."""
+"""Workers of every start method, Lance used or not in the parent, a folder and S3: no hang, nothing left."""
 
 from __future__ import annotations
 
