@@ -506,6 +506,8 @@ def test_the_adapter_answers_as_torchcodec_does(torchcodec_video: tuple[Any, Any
         ("get_frames_played_at", ([0.0, 1.99, 0.5],)),
         ("get_frames_played_in_range", (0.99, 1.1)),
         ("get_frames_played_in_range", (0.5, 1.5, 7.0)),
+        ("get_all_frames", ()),
+        ("get_all_frames", (12.5,)),
     ]
     for name, arguments in calls:
         expected, got = getattr(theirs, name)(*arguments), getattr(ours, name)(*arguments)
@@ -514,18 +516,6 @@ def test_the_adapter_answers_as_torchcodec_does(torchcodec_video: tuple[Any, Any
         assert np.allclose(got.pts_seconds, expected.pts_seconds), name
     assert torch.equal(ours[3], theirs[3])
     assert torch.equal(ours[3:9:2], theirs[3:9:2])
-
-
-def test_torchcodecs_samplers_take_the_adapter(torchcodec_video: tuple[Any, Any]) -> None:
-    samplers = pytest.importorskip("torchcodec.samplers")
-    theirs, ours = torchcodec_video
-    for sample in (
-        lambda d: samplers.clips_at_regular_indices(d, num_clips=3, num_frames_per_clip=4),
-        lambda d: samplers.clips_at_regular_timestamps(d, seconds_between_clip_starts=0.7, num_frames_per_clip=3),
-    ):
-        expected, got = sample(theirs), sample(ours)
-        assert torch.equal(got.data, expected.data)
-        assert torch.allclose(got.pts_seconds, expected.pts_seconds)
 
 
 @pytest.mark.parametrize("name", ["h264_closed", "hevc", "av1", "vp9", "h264_start", "h264_vfr"])

@@ -200,6 +200,13 @@ class TorchcodecAdapter:
         """A `torchcodec.FrameBatch`."""
         return self._batch(self._video.get_frames_played_in_range(start_seconds, stop_seconds, fps))
 
+    def get_all_frames(self, fps: float | None = None) -> Any:
+        """A `torchcodec.FrameBatch`."""
+        if fps is None:
+            return self.get_frames_in_range(0, len(self))
+        begin, end = self.metadata.begin_stream_seconds, self.metadata.end_stream_seconds
+        return self.get_frames_played_in_range(begin, end, fps)
+
     def _frame(self, frame: Frame) -> Any:
         return self._torchcodec.Frame(frame.data, frame.timestamp, frame.duration)
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import itertools
+import multiprocessing
+import pickle
 import tracemalloc
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import sampler_laws as laws
+import torch.distributed
 from torch.utils.data import DataLoader, DistributedSampler
 
 from lazyvid.frames import ClipSpec, Window
@@ -132,10 +136,10 @@ class TestSequential:
         for tail in ("overlap", "pad"):
             assert rows(SequentialClipSampler([10], 2, 5, tail=tail)) == [(0, 0, 2), (0, 5, 7)]
 
-    def test_a_dataset_gives_its_own_enumeration(self, folder: object) -> None:
+    def test_a_dataset_gives_its_own_enumeration(self, folder: Path) -> None:
         for spec in (ClipSpec(4), ClipSpec(3, frame_stride=2, step=4)):
             dataset = ClipDataset(f"{folder}/*.mp4", spec)
-            sampler = SequentialClipSampler(dataset.videos, clip=spec)
+            sampler = SequentialClipSampler(dataset)
             assert list(sampler) == [dataset.window(i) for i in range(len(dataset))]
 
 
@@ -388,6 +392,15 @@ class TestDistributed:
         assert (sampler.num_replicas, sampler.rank) == (1, 0)
         assert rows(sampler) == rows(SAMPLERS["random"](0))
 
+    def test_a_group_that_is_initialised_later_tells_the_ranks(self, tmp_path: Path) -> None:
+        sampler = DistributedClipSampler(SAMPLERS["random"](0))
+        context = multiprocessing.get_context("fork")
+        with context.Pool(2) as pool:
+            work = [(pickle.dumps(sampler), f"file://{tmp_path}/group", rank) for rank in range(2)]
+            parts = pool.starmap_async(_rank, work, chunksize=1).get(timeout=240)
+        plan = rows(SAMPLERS["random"](0))
+        assert parts == [plan[0 : len(plan) // 2 * 2 : 2], plan[1 : len(plan) // 2 * 2 : 2]]
+
     def test_it_takes_up_where_the_inner_sampler_stands(self) -> None:
         inner = SAMPLERS["random"](0)
         inner.set_epoch(3)
@@ -414,14 +427,27 @@ class TestDistributed:
             iter(DistributedClipSampler(inner, num_replicas=3, rank=0))
 
 
+def _rank(pickled: bytes, group: str, rank: int) -> list[tuple[int, int, int]]:
+    """One rank of two: the sampler is there before the process group is."""
+    sampler = pickle.loads(pickled)
+    assert (sampler.num_replicas, sampler.rank) == (1, 0)
+    torch.distributed.init_process_group("gloo", init_method=group, rank=rank, world_size=2)
+    try:
+        assert (sampler.num_replicas, sampler.rank) == (2, rank)
+        return rows(sampler)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
 class TestArguments:
     @pytest.mark.parametrize("kind", [SequentialClipSampler, RandomClipSampler])
-    def test_the_length_comes_from_a_clip_or_a_dataset(self, kind: Callable[..., ClipSampler], folder: object) -> None:
+    def test_the_length_comes_from_a_clip_or_a_dataset(self, kind: Callable[..., ClipSampler], folder: Path) -> None:
         spec = ClipSpec(3, frame_stride=2)
         dataset = ClipDataset(f"{folder}/*.mp4", spec)
-        expected = list(kind(dataset.videos, 5))
+        expected = list(kind(dataset))
         assert {len(window) for window in expected} == {5}
-        assert list(kind([23, 8, 40], clip=spec)) == expected
+        for same in (kind(dataset.videos, 5), kind([23, 8, 40], clip=spec), kind(dataset, clip=spec)):
+            assert list(same) == expected
 
     def test_wrong_arguments_are_named(self) -> None:
         for kind in (SequentialClipSampler, RandomClipSampler):
@@ -455,9 +481,9 @@ def test_a_state_cannot_lie_beyond_what_the_iteration_gives() -> None:
             sampler.state_at(consumed)
 
 
-def test_a_data_loader_takes_windows_from_a_sampler(folder: object) -> None:
+def test_a_data_loader_takes_windows_from_a_sampler(folder: Path) -> None:
     dataset = ClipDataset(f"{folder}/*.mp4", ClipSpec(4))
-    sampler = RandomClipSampler(dataset.videos, 4, seed=2)
+    sampler = RandomClipSampler(dataset, seed=2)
     expected = list(sampler)
     loader: DataLoader[object] = DataLoader(dataset, batch_size=3, sampler=sampler)
     found = [
