@@ -17,6 +17,7 @@ from lazyvid.training.samplers import (
     SequentialClipSampler,
     WeightedClipSampler,
 )
+from lazyvid.training.stream import ClipStream
 
 __all__ = [
     "BlockShuffleSampler",
@@ -24,6 +25,7 @@ __all__ = [
     "ClipLoader",
     "ClipSampler",
     "ClipSpec",
+    "ClipStream",
     "DistributedClipSampler",
     "EpisodeSampler",
     "Extents",

@@ -94,6 +94,11 @@ class ClipPlan:
     def __len__(self) -> int:
         return int(self.cumulative[-1])
 
+    @property
+    def window_length(self) -> int:
+        """Frames of a window that holds a clip, at the video's own rate; with `fps`, in any of the videos."""
+        return 1 + int(np.max(_reach(self.spec, self.half_step_s), initial=0))
+
     def window(self, index: int) -> Window:
         """The clip with this number; with `fps` it reaches to the end of what the video has, and takes what it needs.
 
@@ -180,7 +185,7 @@ def _reach(spec: ClipSpec, half_step_s: FloatArray) -> int | IntArray:
         return spec.span - 1
     seconds = (spec.num_frames - 1) / spec.fps
     frames = np.divide(seconds, 2 * half_step_s, out=np.zeros(len(half_step_s)), where=half_step_s > 0)
-    return np.floor(frames + SLACK_S).astype(np.int64)
+    return np.ceil(frames - SLACK_S).astype(np.int64)
 
 
 def _starts_by_time(

@@ -113,6 +113,11 @@ class ClipDataset(Dataset[Any]):
         """The frames of each recording that clips may use, and its encoded bytes: what samplers draw from."""
         return self._reader.extents
 
+    @property
+    def window_length(self) -> int:
+        """Frames of a window that holds a clip, at the video's own rate; with `fps`, in any of the videos."""
+        return self._reader.plan.window_length
+
     def __len__(self) -> int:
         """Clips of the plain enumeration."""
         return len(self._reader.plan)
