@@ -117,13 +117,14 @@ class ClipStream(IterableDataset[Any]):
         self._place = SharedPlace.at(begin["epoch"], begin["position"])
         self._seen: int | None = None  # which setting of the place was used already in this process
         self._epoch = begin["epoch"]
+        self._given_before = 0  # batches that this process's next iteration leaves out
         self._run: StreamRun | None = None
 
     @property
     def epoch(self) -> int:
         """The epoch that the next iteration begins in, or where the last one in this process began."""
-        epoch, _, times = self._place.get()
-        return self._epoch if times == self._seen else epoch
+        epoch, position, times = self._place.get()
+        return self._epoch if times == self._seen else self._plan.at(epoch, position).epoch
 
     def __len__(self) -> int:
         """Batches (or single clips) of a whole epoch on this rank, also where an iteration begins in its middle.
@@ -163,7 +164,7 @@ class ClipStream(IterableDataset[Any]):
         run = self._begin()
         worker = get_worker_info()
         first, step = (0, 1) if worker is None else (worker.id, worker.num_workers)
-        groups = itertools.islice(run.groups(), first, None, step)
+        groups = itertools.islice(run.groups(), run.given + first, None, step)
         with contextlib.closing(_read_ahead(self.dataset.begin, groups, self._ahead)) as batches:
             for samples in batches:
                 run.given += step
@@ -172,6 +173,7 @@ class ClipStream(IterableDataset[Any]):
     def _begin(self) -> StreamRun:
         epoch, position, times = self._place.get()
         run = self._plan.at(self._epoch, 0) if times == self._seen else self._plan.at(epoch, position)
+        run.given, self._given_before = self._given_before, 0
         self._seen, self._epoch, self._run = times, run.epoch, run
         return run
 
@@ -180,11 +182,12 @@ class ClipStream(IterableDataset[Any]):
     def state_dict(self) -> dict[str, Any]:
         """The state after what the iteration in this process has given; `state_at` where workers iterate.
 
-        In a worker, it is the state after as many batches of each worker as this one has given: what this worker goes
-        on from.
+        A worker's own state fits that worker alone: loaders that keep one for each may load it there.
         """
         run = self._current()
-        return run.state_at(run.given if run.length is None else min(run.given, run.length))
+        if get_worker_info() is not None:
+            return {**run.state_at(0), "given": run.given}
+        return run.state_at(run.given)
 
     def state_at(self, consumed: int) -> dict[str, Any]:
         """The state when `consumed` batches (or single clips) were delivered on this rank since the iteration began.
@@ -208,6 +211,7 @@ class ClipStream(IterableDataset[Any]):
         if get_worker_info() is not None:  # each worker may be given a state of its own
             self._place = SharedPlace.at(*self._place.get()[:2])
             self._seen = None
+        self._given_before = int(state.get("given", 0))
         self._place.set(*place)
 
     def _current(self) -> StreamRun:

@@ -69,21 +69,12 @@ class StreamRun:
         self._plan = plan
         self._sampler = sampler
         self.given = 0
-        """Groups that were given out so far; counted by who gives them."""
+        """Groups that all workers together have given out; counted by who gives them."""
 
     @property
     def epoch(self) -> int:
         """The epoch that it begins in."""
         return self._sampler.epoch
-
-    @property
-    def length(self) -> int | None:
-        """Groups that it gives out in all; None without end."""
-        return None if self._plan.endless else self._plan.count(self._rest)
-
-    @property
-    def _rest(self) -> int:
-        return len(self._sampler) - self._sampler.start
 
     def groups(self) -> Iterator[list[Window]]:
         """The windows of each batch, in order; without end if the stream is."""
@@ -104,7 +95,7 @@ class StreamRun:
             ValueError: if the run does not give out as many.
         """
         sampler = copy.copy(self._sampler)
-        rest = self._rest
+        rest = len(sampler) - sampler.start
         groups = self._plan.count(rest)
         if consumed > groups and self._plan.endless:
             later, consumed = divmod(consumed - groups - 1, len(self._plan))
@@ -127,7 +118,7 @@ class SharedPlace:
         """
         # Where there is no shared memory there are no worker processes either.
         with contextlib.suppress(RuntimeError, OSError):
-            values.share_memory_()
+            values.share_memory_()  # type: ignore[no-untyped-call]
         self._values = values
 
     def __reduce__(self) -> tuple[Any, ...]:

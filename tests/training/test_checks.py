@@ -97,6 +97,7 @@ def test_with_fork_anything_goes(folder: Path) -> None:
     assert sum(len(batch["frames"]) for batch in loader) == len(dataset)
 
 
+@pytest.mark.slow
 def test_a_function_of_an_interactive_session_is_named(folder: Path) -> None:
     code = f"""
         from torch.utils.data import DataLoader
@@ -114,6 +115,7 @@ def test_a_function_of_an_interactive_session_is_named(folder: Path) -> None:
     assert "interactive session" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_missing_main_guard_is_named_in_the_worker(folder: Path, tmp_path: Path) -> None:
     script = tmp_path / "train.py"
     script.write_text(

@@ -78,7 +78,7 @@ def test_cameras(folder: Path) -> None:
     check(sample["right"], 1, 1)
 
 
-@pytest.mark.parametrize("context", ["fork", "spawn"])
+@pytest.mark.parametrize("context", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_loaders_and_samplers(folder: Path, context: str) -> None:
     dataset = FrameDataset(folder, transform=jitter)
     options: dict[str, Any] = {"batch_size": 8, "sampler": RandomClipSampler(dataset), "collate_fn": collate_clips}
