@@ -8,8 +8,9 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 from av.video.frame import VideoFrame
-from av.video.reformatter import Interpolation, VideoReformatter
+from av.video.reformatter import Interpolation
 
+from lazyvid.decoding.scaling import Scaling, scaler_for
 from lazyvid.errors import DecodeError
 from lazyvid.index.frame_index import Source
 
@@ -62,52 +63,39 @@ class PictureFormat:
 
 
 class PictureConverter:
-    """Writes pictures of one source into rows of one format. Holds libswscale's tables: use one in one thread."""
+    """Writes pictures of one source into rows of one format. Takes its thread's scaler: use it in one thread."""
 
     def __init__(self, source: Source, picture_format: PictureFormat) -> None:
         self._source = source
-        self._format = picture_format
-        self._reformatter = VideoReformatter()
-        self._pixel_format, self._channels = _FORMATS[picture_format.colorspace]
-        height, width, _ = picture_format.shape(source)
+        self._resizes = picture_format.resize is not None
         self._turns = source.rotation // 90
+        pixel_format, channels = _FORMATS[picture_format.colorspace]
+        height, width, _ = picture_format.shape(source)
         # libswscale scales to the size before rotation.
-        self._height, self._width = (width, height) if self._turns % 2 else (height, width)
-        scales = (self._height, self._width) != (source.height, source.width)
-        self._flags = _INTERPOLATIONS[picture_format.interpolation] if scales else _SAME_SIZE
+        height, width = (width, height) if self._turns % 2 else (height, width)
+        scales = (height, width) != (source.height, source.width)
+        flags = _INTERPOLATIONS[picture_format.interpolation] if scales else _SAME_SIZE
+        scaling = Scaling(source.width, source.height, width, height, pixel_format, channels, flags)
+        self._scaler = scaler_for(scaling)
 
     def write(self, picture: VideoFrame, out: npt.NDArray[np.uint8]) -> None:
         """Convert `picture` into `out`.
 
         Args:
             picture: As decoded.
-            out: uint8 [H, W, C], written whole.
+            out: uint8 [H, W, C], contiguous, written whole.
 
         Raises:
             DecodeError: if the picture has another size than its source and no resize was asked for.
         """
-        if self._format.resize is None and (picture.height, picture.width) != (self._source.height, self._source.width):
+        source = self._source
+        if not self._resizes and (picture.height, picture.width) != (source.height, source.width):
             raise DecodeError(
-                f"Expected pictures of {self._source.width}x{self._source.height} from {self._source.uri!r}, found "
+                f"Expected pictures of {source.width}x{source.height} from {source.uri!r}, found "
                 f"{picture.width}x{picture.height}: the video changes its size. Pass resize=(height, width)."
             )
-        # PyAV's default of threads=0 would start threads for each picture.
-        converted = self._reformatter.reformat(
-            picture,
-            width=self._width,
-            height=self._height,
-            format=self._pixel_format,
-            interpolation=self._flags,
-            threads=1,
-        )
-        plane = converted.planes[0]
-        row_bytes = self._width * self._channels
-        pixels = np.frombuffer(memoryview(plane), np.uint8).reshape(self._height, plane.line_size)[:, :row_bytes]
-        self._place(pixels.reshape(self._height, self._width, self._channels), out)
-
-    def _place(self, pixels: npt.NDArray[np.uint8], out: npt.NDArray[np.uint8]) -> None:
-        if self._source.hflip:
-            pixels = pixels[:, ::-1]
-        if self._turns:
-            pixels = np.rot90(pixels, self._turns)
-        np.copyto(out, pixels)
+        if not self._turns and not source.hflip:
+            self._scaler.write(picture, out)
+            return
+        pixels = self._scaler.pixels(picture)
+        np.copyto(out, np.rot90(pixels[:, ::-1] if source.hflip else pixels, self._turns))

@@ -16,11 +16,12 @@ import numpy as np
 import torch
 from av.packet import Packet
 from av.video.frame import VideoFrame
-from av.video.reformatter import Interpolation, VideoReformatter
+from av.video.reformatter import Interpolation
 from torch import Tensor
 
 from lazyvid import LazyVideo, build_index
 from lazyvid.decoding.plan import DecodeOrder, plan_runs
+from lazyvid.decoding.scaling import Scaler, Scaling
 
 Size = tuple[int, int]
 
@@ -146,11 +147,16 @@ class Limit:
 
 
 class LimitConverted(Limit):
-    """The limit, with one pass of libswscale to RGB and the size asked for, and one copy into warm memory."""
+    """The limit, with one pass of libswscale to RGB and the size asked for, into warm memory.
+
+    By `lazyvid`'s own scaler, which writes in place what PyAV would first put into a picture of its own: without it the
+    limit would not be one.
+    """
 
     def __init__(self, path: Path, resize: Size | None) -> None:
         super().__init__(path, resize)
-        self._reformatter = VideoReformatter()
+        width, height = self._order.source.width, self._order.source.height
+        self._scaler = Scaler(Scaling(width, height, self._width, self._height, "rgb24", 3, Interpolation.BILINEAR))
         self._memory: dict[int, Tensor] = {}
 
     def clip(self, numbers: Sequence[int]) -> Tensor:
@@ -165,13 +171,7 @@ class LimitConverted(Limit):
         return self._memory[count]
 
     def _use(self, picture: VideoFrame, numbers: Sequence[int]) -> None:
-        converted = self._reformatter.reformat(
-            picture, self._width, self._height, "rgb24", interpolation=Interpolation.BILINEAR, threads=1
-        )
-        plane = converted.planes[0]
-        pixels = np.frombuffer(memoryview(plane), np.uint8).reshape(self._height, plane.line_size)[:, : 3 * self._width]
-        row = self._rows(len(numbers))[numbers.index(picture.pts)]
-        np.copyto(row.numpy(), pixels.reshape(self._height, self._width, 3))
+        self._scaler.write(picture, self._rows(len(numbers))[numbers.index(picture.pts)].numpy())
 
 
 def _packets(path: Path, order: DecodeOrder) -> list[Packet[Any]]:
