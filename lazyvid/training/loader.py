@@ -1,26 +1,41 @@
 """`ClipLoader`: batches of a dataset, read by processes or threads, in an order that a checkpoint can go on with.
 
-sampler ─▶ progress.py ─▶ orders.py ─▶ processes.py or threads.py ─▶ worker.py ─▶ dataset ─▶ collate ─▶ batch
+    sampler ─▶ course.py ─▶ orders ─▶ processes.py or threads.py ─▶ worker.py ─▶ dataset ─▶ collate ─▶ batch
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from multiprocessing.context import BaseContext
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch.utils.data import SequentialSampler
 
 from lazyvid.training.collate import collate_clips
-from lazyvid.training.orders import BatchOrder, batch_count, batches, orders
+from lazyvid.training.course import Course, SamplerCourse, StreamCourse
+from lazyvid.training.orders import BatchOrder
 from lazyvid.training.processes import ProcessOptions, WorkerProcesses
 from lazyvid.training.progress import progress_of
 from lazyvid.training.sizes import pinned
-from lazyvid.training.threads import Inline, WorkerThreads
+from lazyvid.training.stream import ClipStream
+from lazyvid.training.threads import Inline, InlineStream, WorkerThreads
 from lazyvid.training.worker import BatchReader
 
 _VERSION = 1
+
+
+class Engine(Protocol):
+    """Who reads what is ordered."""
+
+    readers: int
+    """Workers that take the batches in turn."""
+
+    def read(self, orders: Iterable[BatchOrder]) -> Iterator[Any]:
+        """The batches, in the order of their orders."""
+
+    def close(self) -> None:
+        """End the workers; the next `read` starts new ones."""
 
 
 class ClipLoader:
@@ -34,8 +49,11 @@ class ClipLoader:
     An epoch that was read to its end makes the next one follow; `set_epoch` chooses another. Lightning leaves this
     loader as it is, calls `set_epoch` on `loader.sampler`, and keeps its state in its checkpoints.
 
+    A script that starts worker processes needs the usual `if __name__ == "__main__":`; threads need none.
+
     Args:
-        dataset: A `ClipDataset`, or any map-style dataset; with `__getitems__` a batch is read together.
+        dataset: A `ClipDataset`, or any map-style dataset; with `__getitems__` a batch is read together. Or a
+            `ClipStream` with a `batch_size`, which brings its own sampler and collate function.
         sampler: What is read, in which order: a `ClipSampler`, which is dealt out to the ranks of `torch.distributed`;
             or any other sampler. None reads the dataset's plain enumeration.
         batch_size: Samples of a batch, on each rank.
@@ -51,11 +69,8 @@ class ClipLoader:
         persistent_workers: Keep the processes from one epoch to the next.
         pin_memory: Bring batches into page-locked memory; None does so where there is a CUDA device.
 
-    Attributes:
-        sampler: The sampler, dealt out to the ranks.
-        batch_size: As given.
-
     Raises:
+        TypeError: if `sampler` is none, or comes with a stream.
         ValueError: if an argument has a wrong value.
     """
 
@@ -85,43 +100,47 @@ class ClipLoader:
             raise ValueError(f"Expected num_workers or num_threads, got both: {num_workers=}, {num_threads=}.")
         if timeout_s is not None and not timeout_s > 0:
             raise ValueError(f"Invalid timeout_s={timeout_s!r}: expected seconds, more than 0, or None.")
-        self._progress = progress_of(SequentialSampler(dataset) if sampler is None else sampler)
+        self._source: BatchReader | ClipStream
+        self._course: Course
+        if isinstance(dataset, ClipStream):
+            batch_size = _stream_batch_size(dataset, sampler=sampler, batch_size=batch_size, num_threads=num_threads)
+            self._source, self._course = dataset, StreamCourse(dataset)
+        else:
+            progress = progress_of(SequentialSampler(dataset) if sampler is None else sampler)
+            self._source = BatchReader(dataset, collate_fn)
+            self._course = SamplerCourse(progress, batch_size=batch_size, drop_last=drop_last)
         self.batch_size = batch_size
-        self._drop_last = drop_last
-        self._pin_memory = torch.cuda.is_available() if pin_memory is None else pin_memory
-        self._reader = BatchReader(dataset, collate_fn)
-        self._num_threads, self._timeout_s = num_threads, timeout_s
-        self._processes = ProcessOptions(
+        """Samples of a batch, on each rank."""
+        self._num_threads = num_threads
+        self._options = ProcessOptions(
             num_workers=num_workers,
             context=multiprocessing_context,
             prefetch_factor=prefetch_factor,
             timeout_s=timeout_s,
             persistent=persistent_workers,
-            pin_memory=self._pin_memory,
+            pin_memory=torch.cuda.is_available() if pin_memory is None else pin_memory,
             then=worker_init_fn,
         )
-        self._engine: WorkerProcesses | WorkerThreads | Inline | None = None
+        self._engine: Engine | None = None
         self._passes = 0
-        self._consumed = 0  # items of the batches that the running pass has given
-        self._remaining = len(self._progress)  # items that it had to give
 
     @property
     def sampler(self) -> Any:
         """The sampler, dealt out to the ranks; `set_epoch` may be called on it."""
-        return self._progress.sampler
+        return self._course.sampler
 
     @property
     def epoch(self) -> int:
         """The epoch that is read, or comes next."""
-        return self._progress.epoch
+        return self._course.epoch
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch that the next pass reads."""
-        self._progress.set_epoch(epoch)
+        self._course.set_epoch(epoch)
 
     def __len__(self) -> int:
         """Batches of a whole epoch on this rank, also after a state in its middle was loaded."""
-        return batch_count(len(self._progress), self.batch_size, drop_last=self._drop_last)
+        return len(self._course)
 
     def __iter__(self) -> Iterator[Any]:
         """The batches of the epoch, from the place that was loaded.
@@ -134,24 +153,14 @@ class ClipLoader:
     def _pass(self) -> Iterator[Any]:
         self._passes += 1
         number = self._passes
-        self._consumed, self._remaining = 0, self._progress.remaining
-        items = self._progress.begin()
-        # How many items each batch holds, noted when it is ordered: the orders run ahead of the batches.
-        sizes: list[int] = []
-        for batch in self._running().read(self._ordered(items, sizes)):
+        engine = self._running()
+        for batch in engine.read(self._course.begin(readers=engine.readers)):
             if number != self._passes:
                 raise RuntimeError("Expected one pass at a time over a ClipLoader: a later one has begun.")
-            self._consumed += sizes.pop(0)
-            yield pinned(batch) if self._pin_memory and not self._processes.num_workers else batch
+            self._course.deliver()
+            yield pinned(batch) if self._options.pin_memory and not self._options.num_workers else batch
         if number == self._passes:
-            self._progress.end_epoch()
-            self._consumed = 0
-
-    def _ordered(self, items: Iterator[Any], sizes: list[int]) -> Iterator[BatchOrder]:
-        runs = batches(items, self.batch_size, drop_last=self._drop_last)
-        for order in orders(runs, readers=self._running().readers):
-            sizes.append(len(order))
-            yield order
+            self._course.end_epoch()
 
     # -- state --------------------------------------------------------------------------------------------------------
 
@@ -161,10 +170,7 @@ class ClipLoader:
         Raises:
             ValueError: if the sampler's order cannot be drawn again.
         """
-        consumed = self._consumed
-        if self._drop_last and consumed and self._remaining - consumed < self.batch_size:
-            consumed = self._remaining  # what is left makes no batch: the epoch is over
-        return {"version": _VERSION, "sampler": self._progress.state(consumed)}
+        return {"version": _VERSION, "sampler": self._course.state()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a state: the next pass gives the batches that came after it, in the same order.
@@ -176,25 +182,14 @@ class ClipLoader:
         """
         if state.get("version") != _VERSION:
             raise ValueError(f"Expected a ClipLoader's state of version {_VERSION}, got {state.get('version')!r}.")
-        self._progress.load(state["sampler"])
+        self._course.load(state["sampler"])
         self._passes += 1  # a pass that is running is not what was loaded
-        self._consumed = 0
 
     # -- workers ------------------------------------------------------------------------------------------------------
 
-    def _running(self) -> WorkerProcesses | WorkerThreads | Inline:
+    def _running(self) -> Engine:
         if self._engine is None:
-            if self._processes.num_workers:
-                self._engine = WorkerProcesses(self._reader, self._processes)
-            elif self._num_threads:
-                self._engine = WorkerThreads(
-                    self._reader,
-                    num_threads=self._num_threads,
-                    prefetch_factor=self._processes.prefetch_factor,
-                    timeout_s=self._timeout_s,
-                )
-            else:
-                self._engine = Inline(self._reader)
+            self._engine = _engine(self._source, self._options, num_threads=self._num_threads)
         return self._engine
 
     def close(self) -> None:
@@ -207,8 +202,31 @@ class ClipLoader:
 
     def __repr__(self) -> str:
         threads = self._num_threads
-        readers = f"num_threads={threads}" if threads else f"num_workers={self._processes.num_workers}"
-        return f"ClipLoader(batches={len(self)}, batch_size={self.batch_size}, {readers}, sampler={self.sampler!r})"
+        readers = f"num_threads={threads}" if threads else f"num_workers={self._options.num_workers}"
+        return f"ClipLoader(batch_size={self.batch_size}, {readers}, sampler={self.sampler!r})"
+
+
+def _engine(source: BatchReader | ClipStream, options: ProcessOptions, *, num_threads: int) -> Engine:
+    if options.num_workers:
+        return WorkerProcesses(source, options)
+    if isinstance(source, ClipStream):
+        return InlineStream(source)
+    if num_threads:
+        return WorkerThreads(
+            source, num_threads=num_threads, prefetch_factor=options.prefetch_factor, timeout_s=options.timeout_s
+        )
+    return Inline(source)
+
+
+def _stream_batch_size(stream: ClipStream, *, sampler: Any, batch_size: int, num_threads: int) -> int:
+    """The batch size of a stream, if what else was asked for goes with one."""
+    if sampler is not None:
+        raise TypeError("Expected no sampler with a ClipStream, which has its own: ClipStream(sampler=...).")
+    if stream.batch_size is None or batch_size not in (1, stream.batch_size):
+        raise ValueError(f"Expected a stream that makes the batches, got {stream!r}: ClipStream(batch_size={batch_size}).")
+    if num_threads:
+        raise ValueError("Expected num_workers with a ClipStream, got num_threads: it is one stream for each process.")
+    return stream.batch_size
 
 
 def _check_counts(**counts: int) -> None:

@@ -27,6 +27,7 @@ from lazyvid.errors import LoaderTimeoutError, WorkerDiedError, WorkerStartError
 from lazyvid.training.checks import check_picklable
 from lazyvid.training.orders import BatchOrder
 from lazyvid.training.sizes import batch_nbytes
+from lazyvid.training.stream import ClipStream
 from lazyvid.training.worker import BatchReader, WorkerInit
 
 _log = logging.getLogger(__name__)
@@ -63,8 +64,9 @@ class ProcessOptions:
 class WorkerProcesses:
     """Reads ordered batches in processes; batch b comes from worker b mod n. Starts them when first read from."""
 
-    def __init__(self, reader: BatchReader, options: ProcessOptions) -> None:
-        self._reader = reader
+    def __init__(self, source: BatchReader | ClipStream, options: ProcessOptions) -> None:
+        self._source = source
+        self.readers = options.num_workers
         self._options = options
         self._feed = _Feed()
         self._loader: DataLoader[Any] | None = None
@@ -72,11 +74,6 @@ class WorkerProcesses:
         self._processes: list[BaseProcess] = []
         self._pid = os.getpid()
         self._warned = False
-
-    @property
-    def readers(self) -> int:
-        """Workers that take the batches in turn."""
-        return self._options.num_workers
 
     def read(self, orders: Iterable[BatchOrder]) -> Iterator[Any]:
         """The batches, in the order of their orders.
@@ -167,7 +164,7 @@ class WorkerProcesses:
                 self._batches = iter(self._loader)
         except (pickle.PicklingError, AttributeError, TypeError) as error:
             self.close()
-            raise WorkerStartError(_unpicklable(self._reader, self._options, error)) from error
+            raise WorkerStartError(_unpicklable(self._source, self._options, error)) from error
         except BaseException:
             self.close()
             raise
@@ -181,8 +178,8 @@ class WorkerProcesses:
         if context.get_start_method() == "forkserver":
             context.set_forkserver_preload(list(_PRELOADED))
         return DataLoader(
-            self._reader,
-            sampler=self._feed,
+            self._source,
+            sampler=None if isinstance(self._source, ClipStream) else self._feed,  # a stream knows what to read
             batch_size=None,
             num_workers=options.num_workers,
             collate_fn=_unchanged,
@@ -270,9 +267,14 @@ def _code_text(code: int | None) -> str:
     return name + why.get(name, "")
 
 
-def _unpicklable(reader: BatchReader, options: ProcessOptions, error: BaseException) -> str:
+def _unpicklable(source: BatchReader | ClipStream, options: ProcessOptions, error: BaseException) -> str:
     """Which part of a loader cannot be sent to a worker."""
-    for name, part in (("collate_fn", reader.collate), ("worker_init_fn", options.then), ("dataset", reader.dataset)):
+    parts: dict[str, Any] = {"worker_init_fn": options.then}
+    if isinstance(source, ClipStream):
+        parts["stream"] = source
+    else:
+        parts |= {"collate_fn": source.collate, "dataset": source.dataset}
+    for name, part in parts.items():
         try:
             check_picklable(part, name=name)
         except TypeError as found:

@@ -13,6 +13,7 @@ from typing import Any
 
 from lazyvid.errors import LoaderTimeoutError
 from lazyvid.training.orders import BatchOrder
+from lazyvid.training.stream import ClipStream
 from lazyvid.training.worker import BatchReader
 
 
@@ -27,6 +28,22 @@ class Inline:
     def read(self, orders: Iterable[BatchOrder]) -> Iterator[Any]:
         """The batches, in the order of their orders."""
         return (self._reader[order] for order in orders)
+
+    def close(self) -> None:
+        """Nothing is kept."""
+
+
+class InlineStream:
+    """Reads a stream in the thread that asks; it fetches ahead by itself."""
+
+    readers = 1
+
+    def __init__(self, stream: ClipStream) -> None:
+        self._stream = stream
+
+    def read(self, orders: Iterable[BatchOrder]) -> Iterator[Any]:  # noqa: ARG002 - the stream knows what to read
+        """The stream's batches."""
+        return iter(self._stream)
 
     def close(self) -> None:
         """Nothing is kept."""
