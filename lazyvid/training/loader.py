@@ -1,6 +1,6 @@
 """`ClipLoader`: batches of a dataset, read by processes or threads, in an order that a checkpoint can go on with.
 
-    sampler ─▶ course.py ─▶ orders ─▶ processes.py or threads.py ─▶ worker.py ─▶ dataset ─▶ collate ─▶ batch
+sampler ─▶ course.py ─▶ orders ─▶ processes.py or threads.py ─▶ worker.py ─▶ dataset ─▶ collate ─▶ batch
 """
 
 from __future__ import annotations
@@ -223,7 +223,9 @@ def _stream_batch_size(stream: ClipStream, *, sampler: Any, batch_size: int, num
     if sampler is not None:
         raise TypeError("Expected no sampler with a ClipStream, which has its own: ClipStream(sampler=...).")
     if stream.batch_size is None or batch_size not in (1, stream.batch_size):
-        raise ValueError(f"Expected a stream that makes the batches, got {stream!r}: ClipStream(batch_size={batch_size}).")
+        raise ValueError(
+            f"Expected a stream that makes the batches, got {stream!r}: ClipStream(batch_size={batch_size})."
+        )
     if num_threads:
         raise ValueError("Expected num_workers with a ClipStream, got num_threads: it is one stream for each process.")
     return stream.batch_size

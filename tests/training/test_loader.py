@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader, DistributedSampler, RandomSampler
 from lazyvid.errors import CorruptVideoError, LoaderTimeoutError, WorkerDiedError, WorkerStartError
 from lazyvid.frames import ClipSpec
 from lazyvid.testing import read_frame_number
-from lazyvid.training import ClipDataset, ClipLoader, collate_clips
+from lazyvid.training import ClipDataset, ClipLoader, ClipStream, collate_clips
 from lazyvid.training.samplers import DistributedClipSampler, RandomClipSampler
 
 FAST = "fork"
@@ -197,6 +197,18 @@ def test_another_epoch_forgets_the_loaded_place(dataset: ClipDataset) -> None:
     assert [digest(batch) for batch in loader] == whole[0]
 
 
+def test_an_epoch_chosen_on_the_sampler_itself_begins_at_its_begin(dataset: ClipDataset) -> None:
+    whole = epochs(loader_of(dataset), 2)
+    loader = loader_of(dataset)
+    batches = iter(loader)
+    for _ in range(3):
+        next(batches)
+    loader.sampler.set_epoch(1)  # as Lightning does, with the last pass suspended
+    again = loader_of(dataset)
+    again.load_state_dict(loader.state_dict())
+    assert [digest(batch) for batch in again] == whole[1]
+
+
 def test_dropped_last_batches_are_no_rest(dataset: ClipDataset) -> None:
     loader = loader_of(dataset, batch_size=4, drop_last=True)
     for _ in range(len(loader) - 1):
@@ -255,6 +267,64 @@ def test_ranks_share_one_plan(dataset: ClipDataset) -> None:
     single.load_state_dict(states[0])
     rest = shown(single)
     assert sorted(done[0] + done[1] + rest) == sorted(whole)
+
+
+# -- streams ----------------------------------------------------------------------------------------------------------
+
+
+def stream_of(folder: Path, **options: Any) -> ClipStream:
+    return ClipStream(str(folder), CLIP, batch_size=3, transform=jitter, **options)
+
+
+@pytest.mark.parametrize("way", ["inline", "fork", pytest.param("forkserver", marks=pytest.mark.slow)])
+def test_a_stream_is_read_and_resumed_at_every_batch(folder: Path, way: str) -> None:
+    plain = stream_of(folder)
+    whole = []
+    for epoch in range(4):
+        plain.set_epoch(epoch)
+        whole.append([digest(batch) for batch in DataLoader(plain, batch_size=None)])
+    flat = [batch for one in whole for batch in one]
+    loader = ClipLoader(stream_of(folder), **WAYS[way])
+    assert len(loader) == len(whole[0])
+    states = [loader.state_dict()]
+    for epoch in range(2):
+        assert loader.epoch == epoch
+        for number, batch in enumerate(loader):
+            assert digest(batch) == whole[epoch][number]
+            states.append(json.loads(json.dumps(loader.state_dict())))
+    loader.close()
+    resumed = ClipLoader(stream_of(folder), **WAYS["inline" if way == "fork" else "fork"])
+    for done, state in enumerate(states):
+        resumed.load_state_dict(state)
+        rest = [digest(batch) for batch in resumed]
+        assert rest == flat[done : done + len(rest)]
+        assert (done + len(rest)) % len(whole[0]) == 0
+        assert [digest(next(iter(resumed)))] == flat[done + len(rest) : done + len(rest) + 1]
+    resumed.close()
+
+
+def test_a_stream_without_end(folder: Path) -> None:
+    plain = iter(stream_of(folder, epochs=None))
+    expected = [digest(next(plain)) for _ in range(15)]
+    loader = ClipLoader(stream_of(folder, epochs=None), **WAYS[FAST])
+    batches = iter(loader)
+    assert [digest(next(batches)) for _ in range(11)] == expected[:11]
+    again = ClipLoader(stream_of(folder, epochs=None))
+    again.load_state_dict(loader.state_dict())
+    batches = iter(again)
+    assert [digest(next(batches)) for _ in range(4)] == expected[11:]
+    loader.close()
+
+
+def test_what_does_not_go_with_a_stream_is_named(folder: Path) -> None:
+    stream = stream_of(folder)
+    for options, what in (({"batch_size": 4}, "batch"), ({"num_threads": 2}, "num_workers")):
+        with pytest.raises(ValueError, match=what):
+            ClipLoader(stream, **options)
+    with pytest.raises(TypeError, match="sampler"):
+        ClipLoader(stream, sampler=[0, 1])
+    with pytest.raises(ValueError, match="batch_size"):
+        ClipLoader(ClipStream(str(folder), CLIP))
 
 
 # -- what goes wrong --------------------------------------------------------------------------------------------------
