@@ -279,7 +279,7 @@ _SOURCE_TYPES: dict[str, pa.DataType] = {
 }
 
 
-def _source_values(source: Source) -> dict[str, Any]:
+def source_values(source: Source) -> dict[str, Any]:
     """A source's fields by name, fractions as two integers."""
     values: dict[str, Any] = {}
     for name in _SOURCE_FIELDS:
@@ -291,7 +291,8 @@ def _source_values(source: Source) -> dict[str, Any]:
     return values
 
 
-def _source_from(values: Mapping[str, Any]) -> Source:
+def source_from_values(values: Mapping[str, Any]) -> Source:
+    """The source with these fields; those that are not known are left out."""
     fields: dict[str, Any] = dict(values)
     for name in _RATIONALS:
         fields[name] = Fraction(fields.pop(name + "_num"), fields.pop(name + "_den"))
@@ -300,7 +301,7 @@ def _source_from(values: Mapping[str, Any]) -> Source:
 
 
 def _sources_table(sources: Sequence[Source]) -> pa.Table:
-    rows = [_source_values(source) for source in sources]
+    rows = [source_values(source) for source in sources]
     names = _SOURCE_COLUMN_NAMES
     return pa.table({n: pa.array([row[n] for row in rows], _SOURCE_TYPES.get(n, pa.int64())) for n in names})
 
@@ -311,7 +312,7 @@ _SOURCE_COLUMN_NAMES = tuple(
 
 
 def _read_sources(table: pa.Table) -> tuple[Source, ...]:
-    return tuple(_source_from(row) for row in table.to_pylist())
+    return tuple(source_from_values(row) for row in table.to_pylist())
 
 
 # -- mapped layout ----------------------------------------------------------------------------------------------------
