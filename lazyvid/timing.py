@@ -40,6 +40,41 @@ def median_step(timestamps: FloatArray) -> float:
     return float(np.median(np.diff(timestamps))) if len(timestamps) > 1 else 0.0
 
 
+def grid_error(timestamps: FloatArray) -> float:
+    """Seconds, the most that a frame's time is away from an even grid between the first and the last one."""
+    if len(timestamps) < 2:
+        return 0.0
+    step = (timestamps[-1] - timestamps[0]) / (len(timestamps) - 1)
+    return float(np.max(np.abs(timestamps - (timestamps[0] + np.arange(len(timestamps)) * step))))
+
+
+def frames_before(
+    seconds: FloatArray, *, first: FloatArray, last: FloatArray, counts: IntArray, errors: FloatArray
+) -> tuple[IntArray, IntArray]:
+    """At least and at most how many frames of each of V videos are shown before or at a time, by their grids alone.
+
+    Where both agree, that is what `numpy.searchsorted` over the video's times gives, on either side.
+
+    Args:
+        seconds: float64 [V].
+        first: float64 [V], each video's first time; NaN without frames.
+        last: float64 [V], each video's last time.
+        counts: int64 [V], frames of each video.
+        errors: float64 [V], `grid_error` of each video's times.
+    """
+    slack = errors + 8 * np.spacing(np.maximum(np.abs(first), np.abs(last)))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        step = (last - first) / (counts - 1)
+        least = np.ceil((seconds - slack - first) / step)
+        most = np.floor((seconds + slack - first) / step) + 1
+    even = step > 0  # NaN and a step of 0 are not
+    least, most = np.where(even, least, 0), np.where(even, most, counts)
+    outside = (seconds < first - slack, (seconds > last + slack) | np.isnan(seconds))
+    bounds = (np.select(outside, (0, counts), np.clip(each, 0, counts)) for each in (least, most))
+    low, high = (each.astype(np.int64) for each in bounds)
+    return low, high
+
+
 def last_frame_end(timestamps: FloatArray, last_duration: float) -> float:
     """When the last frame stops being shown, in seconds: after its own duration, else after the median step."""
     step = last_duration if last_duration > 0 else median_step(timestamps)

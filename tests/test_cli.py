@@ -20,11 +20,11 @@ from typer.testing import CliRunner
 
 from lazyvid import FrameIndex, LazyVideo, ObjectStore
 from lazyvid.cli import app
-from lazyvid.cli.jobs import each_as_done
 from lazyvid.cli.options import make_store
 from lazyvid.cli.sheet import save_sheet, thumbnail_size
 from lazyvid.index import build_index
 from lazyvid.index.frame_index import UNKNOWN
+from lazyvid.index.jobs import each_as_done
 from lazyvid.recording import VideoWriter
 from lazyvid.testing import Fault, FaultServer, S3Server, VideoCorpus, flip_bit, read_frame_number, truncate
 

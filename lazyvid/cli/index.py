@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-import numpy as np
 import typer
 from rich.markup import escape
 from rich.table import Table
 
 from lazyvid.cli.console import count_text, one_line, progress_bar, seconds_text, stdout
-from lazyvid.cli.jobs import each_as_done
 from lazyvid.cli.options import Debug, EndpointUrl, IndexRoot, Profile, StoreOption, Uris, find_all, make_store
 from lazyvid.cli.state import SidecarState, sidecar_state
 from lazyvid.errors import LazyVidError
-from lazyvid.index.frame_index import UNKNOWN, FrameIndex, appended
-from lazyvid.index.placing import distinct_files, located, public
-from lazyvid.index.probe import build_index
+from lazyvid.index.indexing import Scan, is_full, scan_again, with_known_times
+from lazyvid.index.jobs import each_as_done
 from lazyvid.index.sidecar import write_sidecar
-from lazyvid.storage import ObjectStore, display_uri, parent_uri, relative_uri
+from lazyvid.storage import ObjectStore, display_uri
 
 Status = Literal["indexed", "fresh", "failed", "to index"]
-Scan = Literal["header", "full"]
 
 _STYLES: dict[Status, str] = {"indexed": "green", "to index": "cyan", "fresh": "dim", "failed": "red"}
 
@@ -61,7 +56,9 @@ class Indexer:
                 return Outcome("fresh")
             if self.dry_run:
                 return Outcome("to index", reason)
-            index = _kept_times(state, self._scanned(uri, state.index))
+            index = scan_again(self.store.resolve(uri), state.index, store=self.store, scan=self.scan)
+            if state.usable and state.index is not None:
+                index = with_known_times(index, state.index)
             write_sidecar(index, uri, store=self.store, index_root=self.index_root)
             return Outcome("indexed", reason, len(index))
         except (LazyVidError, ValueError) as error:
@@ -74,41 +71,9 @@ class Indexer:
         if self.force:
             return "forced"
         # Another tool's sidecar is that tool's to write.
-        if self.scan == "full" and state.name == "fresh" and state.index is not None and not _is_full(state.index):
+        if self.scan == "full" and state.name == "fresh" and state.index is not None and not is_full(state.index):
             return "not scanned in full"
         return None
-
-    def _scanned(self, uri: str, known: FrameIndex | None) -> FrameIndex:
-        """A fresh index of the video; of all its files, where the one that was known has several."""
-        video = self.store.resolve(uri)
-        files = [video] if known is None else distinct_files(located(known, video))
-        stream = known.sources[0].stream if known is not None else None
-        indexes = [build_index(file, store=self.store, scan=self.scan, stream=stream) for file in files]
-        for k, file in enumerate(files):
-            name = "" if file == video else relative_uri(public(file), base=parent_uri(public(video)))
-            indexes[k] = indexes[k].with_source_uris([name] * len(indexes[k].sources))
-        joined = FrameIndex.join(indexes)
-        return joined if np.all(np.diff(joined.timestamp) > 0) else FrameIndex.join(appended(indexes))
-
-
-def _is_full(index: FrameIndex) -> bool:
-    """Whether each payload that can be read was read."""
-    return all(np.all(table.crc32 != UNKNOWN) for table in (index.packets, index.hidden)) or any(
-        source.addressing == "sequential" for source in index.sources
-    )
-
-
-def _kept_times(state: SidecarState, scanned: FrameIndex) -> FrameIndex:
-    """The new packet table under the times and segments that were known: a recorder knows more than its file says."""
-    known = state.index
-    if known is None or not state.usable or len(known.sources) != len(scanned.sources):
-        return scanned
-    same = np.array_equal(known.packets.pts, scanned.packets.pts) and np.array_equal(
-        known.packets.source_idx, scanned.packets.source_idx
-    )
-    if not same:
-        return scanned
-    return dataclasses.replace(known, packets=scanned.packets, hidden=scanned.hidden, sources=scanned.sources)
 
 
 def index_command(

@@ -1,17 +1,33 @@
-"""Which videos a folder or a glob names; used by datasets, by catalogs and by the command line."""
+"""Which videos a folder or a glob names, and what its listing tells of them; for datasets, catalogs and commands."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from lazyvid.errors import ObjectNotFoundError
-from lazyvid.storage import ObjectStore, basename, display_uri
+from lazyvid.storage import ObjectMeta, ObjectStore, basename, display_uri, relative_uri, scheme
+from lazyvid.storage.glob import matcher
 from lazyvid.storage.layout import SIDECAR_SUFFIX
 
 VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm")
 """What a folder's videos are known by."""
 
 _MAGIC = re.compile(r"[*?\[]")
+_WITHIN_SIDECAR = f"{SIDECAR_SUFFIX}/"
+
+
+@dataclass(frozen=True, slots=True)
+class FoundVideo:
+    """A video, and what a listing told of it, so that the store need not be asked again."""
+
+    uri: str
+    """Resolved."""
+    head: ObjectMeta | None = None
+    """The version that was listed, where a listing tells versions apart."""
+    bare: bool = False
+    """Whether it is known that no sidecar lies beside it."""
 
 
 def find_videos(pattern: str, store: ObjectStore) -> list[str]:
@@ -22,20 +38,40 @@ def find_videos(pattern: str, store: ObjectStore) -> list[str]:
     Raises:
         ObjectNotFoundError: if there is none.
     """
+    return [video.uri for video in list_videos(pattern, store)]
+
+
+def list_videos(pattern: str, store: ObjectStore) -> list[FoundVideo]:
+    """`find_videos` with what the listing told."""
     magic = _MAGIC.search(pattern)
+    folder = pattern if magic is None else pattern[: magic.start()].rpartition("/")[0] or "."
+    listed = store.list(folder)
+    itself = len(listed) == 1 and store.resolve(folder) == listed[0].uri
     if magic is None:
-        found = [meta.uri for meta in store.list(pattern)]
-        wanted = [uri for uri in found if basename(uri).lower().endswith(VIDEO_SUFFIXES)]
-        if not wanted and len(found) == 1 and store.resolve(pattern) == found[0]:
-            wanted = found  # the very object, whatever its name
+        wanted = [meta for meta in listed if basename(meta.uri).lower().endswith(VIDEO_SUFFIXES)]
+        if not wanted and itself:
+            wanted = listed  # the very object, whatever its name
     else:
-        folder = pattern[: magic.start()].rpartition("/")[0]
-        glob = pattern[len(folder) :].lstrip("/")
-        wanted = [meta.uri for meta in store.list(folder or ".", glob=glob)]
-    wanted = [uri for uri in wanted if f"{SIDECAR_SUFFIX}/" not in uri]
+        matches, base = matcher(pattern.removeprefix(folder).lstrip("/")), store.resolve(folder)
+        wanted = [meta for meta in listed if matches(relative_uri(meta.uri, base=base).removeprefix("./"))]
+    wanted = [meta for meta in wanted if _WITHIN_SIDECAR not in meta.uri]
     if not wanted:
         raise ObjectNotFoundError(
             f"Expected videos ({', '.join(VIDEO_SUFFIXES)}) at {display_uri(pattern)}, found none. Check the folder or "
             "glob."
         )
-    return wanted
+    # An object that was named itself was listed alone; a web server's pages need not show every folder.
+    seen_all = not itself and not scheme(folder).startswith("http")
+    return _with_facts(wanted, _sidecars(listed) if seen_all else None)
+
+
+def _sidecars(listed: Sequence[ObjectMeta]) -> set[str]:
+    """The URIs of the videos beside which something of a sidecar lies."""
+    return {meta.uri[: meta.uri.index(_WITHIN_SIDECAR)] for meta in listed if _WITHIN_SIDECAR in meta.uri}
+
+
+def _with_facts(wanted: Sequence[ObjectMeta], sidecars: set[str] | None) -> list[FoundVideo]:
+    return [
+        FoundVideo(meta.uri, meta if meta.etag else None, sidecars is not None and meta.uri not in sidecars)
+        for meta in wanted
+    ]

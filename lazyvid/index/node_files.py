@@ -300,7 +300,7 @@ def _parse(data: pa.Buffer, rows_size: int, directory_size: int, crc: int) -> Ma
 def _read_batch(data: pa.Buffer) -> pa.RecordBatch:
     with pa.ipc.open_stream(data) as reader:
         batch = reader.read_next_batch()
-    batch.validate()
+    batch.validate(full=True)  # offsets of binary columns must not lead out of the file
     return batch
 
 

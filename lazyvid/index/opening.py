@@ -25,6 +25,7 @@ from lazyvid.errors import (
 )
 from lazyvid.frames import Limits
 from lazyvid.index import foreign, local, sidecar
+from lazyvid.index.finding import FoundVideo
 from lazyvid.index.foreign import ForeignTable
 from lazyvid.index.frame_index import FrameIndex, appended
 from lazyvid.index.placing import distinct_files, located, portable, public
@@ -32,7 +33,7 @@ from lazyvid.storage import ObjectMeta, ObjectStore, UriLike, display_uri, paren
 from lazyvid.storage.objects import same_etag
 
 OnMissingIndex = Literal["build", "raise"]
-OnStaleIndex = Literal["raise", "rebuild"]
+OnStaleIndex = Literal["raise", "rebuild", "scan"]
 Origin = Literal["sidecar", "built", "given"]
 
 _HEADS_AT_ONCE = 16
@@ -66,6 +67,8 @@ def open_index(
     stream: int | None = None,
     limits: Limits | None = None,
     frame_index: FrameIndex | None = None,
+    listed: FoundVideo | None = None,
+    share: bool = True,
     warn: bool = True,
 ) -> OpenedIndex:
     """Open the index of the video at `uri`: with a sidecar one HEAD a file and two GETs, and no video byte.
@@ -82,15 +85,17 @@ def open_index(
         index_root: Folder of the sidecars, where they do not lie beside their videos.
         on_missing_index: Without a sidecar, "build" scans the file's headers, with one warning a process; "raise".
         on_stale_index: When the sidecar describes another file, "raise", or "rebuild": then a damaged one is rebuilt
-            too, and the sidecar is written anew where that is allowed.
+            too, and the sidecar is written anew where that is allowed; "scan" does the same and lets the sidecar be.
         stream: Position among the file's video streams; None takes the sidecar's, which is the first. For another
             stream than the sidecar's the index is built.
         limits: The largest video and index that are opened.
         frame_index: The index, when it is at hand: the sidecar is not read, the files are checked all the same.
+        listed: What a listing told of the video, which is not asked again.
+        share: Whether the index is laid where all processes of this machine find it.
         warn: Whether the warnings above are given.
 
     Returns:
-        The index, memory-mapped where this machine allows it.
+        The index; with `share`, memory-mapped where this machine allows it.
 
     Raises:
         ObjectNotFoundError: if the video, or one of its files, is not there.
@@ -110,14 +115,16 @@ def open_index(
         index_root=None if index_root is None else os.fspath(index_root),
         stream=stream,
         limits=limits or Limits(),
+        share=share,
         warn=warn,
     )
-    opening.look()
+    opening.look(None if listed is None else listed.head)
+    bare = listed is not None and listed.bare and index_root is None
     try:
         if frame_index is not None:
             return opening.opened(portable(frame_index, opening.video), "given")
         try:
-            return opening.from_sidecar()
+            return opening.from_sidecar(bare=bare)
         except MissingIndexError:
             if on_missing_index == "raise":
                 raise
@@ -126,7 +133,7 @@ def open_index(
     except (StaleIndexError, CorruptIndexError):
         if on_stale_index == "raise":
             raise
-        return opening.rebuilt(write=frame_index is None)
+        return opening.rebuilt(write=frame_index is None and on_stale_index == "rebuild")
 
 
 def restore_index(
@@ -184,6 +191,7 @@ class _Opening:
     index_root: str | None
     stream: int | None
     limits: Limits
+    share: bool
     warn: bool
     _heads: dict[str, ObjectMeta] | None = None
     _files: list[str] | None = None  # the files that a stale index names
@@ -193,8 +201,10 @@ class _Opening:
         """The file of each segment, as far as the caller named them."""
         return [self.video, *(self.segments or ())]
 
-    def look(self) -> None:
-        """One HEAD for each file that the caller named."""
+    def look(self, listed: ObjectMeta | None) -> None:
+        """One HEAD for each file that the caller named and that was not listed."""
+        if listed is not None:
+            self._heads = {self.video: listed}
         self.heads(self.given_files)
 
     def heads(self, uris: Sequence[str]) -> list[ObjectMeta]:
@@ -211,7 +221,12 @@ class _Opening:
 
     # -- by the sidecar -----------------------------------------------------------------------------------------------
 
-    def from_sidecar(self) -> OpenedIndex:
+    def from_sidecar(self, *, bare: bool) -> OpenedIndex:
+        if bare:
+            raise MissingIndexError(
+                f"No index of {display_uri(self.video)}: nothing was listed beside it. To write it: lazyvid index "
+                f"{display_uri(self.video)}"
+            )
         stored = sidecar.read_sidecar(self.video, store=self.store, index_root=self.index_root, limits=self.limits)
         if isinstance(stored, ForeignTable):
             return self.opened(self._joined(stored), "sidecar")
@@ -298,6 +313,8 @@ class _Opening:
         pins = tuple(self.heads(uris))
         if origin != "built":
             self._check_files(index, pins)
+        if not self.share:
+            return OpenedIndex(index, pins, uris, index.content_hash(), origin)
         name = local.publish(index)
         return OpenedIndex(local.load(name) or index, pins, uris, name, origin)
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from lazyvid.frames import Limits
 from lazyvid.index import local
+from lazyvid.index.catalog_files import CatalogRow
 from lazyvid.index.frame_index import FrameIndex
 from lazyvid.index.opening import OpenedIndex, restore_index
 from lazyvid.index.placing import portable
@@ -39,6 +40,25 @@ class IndexPart:
     """Its video stream, where one was asked for."""
     shift: float = 0.0
     """Seconds added to its times."""
+    catalog: CatalogRow | None = None
+    """Where its index lies, where it came from a catalog."""
+
+    def load(self, limits: Limits) -> FrameIndex:
+        """Its own index, before any shift."""
+        mapped = local.load(self.content_hash)
+        if mapped is not None:
+            return mapped
+        if self.catalog is not None:
+            return self.catalog.load()
+        return restore_index(
+            self.uri,
+            self.content_hash,
+            store=self.store,
+            segment_uris=self.segment_uris,
+            index_root=self.index_root,
+            stream=self.stream,
+            limits=limits,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,21 +90,12 @@ class IndexRecipe:
         Raises:
             IndexStateError: if a part's sidecar is gone, or describes another file than the sender's did.
         """
+        if self.parts[0].content_hash == self.content_hash:
+            return self.parts[0].load(limits)
         mapped = local.load(self.content_hash)
         if mapped is not None:
             return mapped
-        indexes = [
-            restore_index(
-                part.uri,
-                part.content_hash,
-                store=part.store,
-                segment_uris=part.segment_uris,
-                index_root=part.index_root,
-                stream=part.stream,
-                limits=limits,
-            )
-            for part in self.parts
-        ]
+        indexes = [part.load(limits) for part in self.parts]
         pins, shifts = [part.pins for part in self.parts], [part.shift for part in self.parts]
         joined = _joined(indexes, pins, shifts, uri=self.parts[0].uri)
         local.publish(joined)

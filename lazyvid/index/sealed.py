@@ -29,6 +29,7 @@ T = TypeVar("T")
 FIRST_MANIFEST = "_versions/18446744073709551614.manifest"
 """The manifest of a dataset's first version, which Lance names 2**64 - 1 - version."""
 _TRIES = 3
+_MOST_READ = 16 << 20
 _LANCE_FOLDERS = ("_transactions/", "_indices/", "_deletions/")
 
 
@@ -52,6 +53,16 @@ class DatasetFiles:
             return None
         self.check_size(len(data))
         return data
+
+    def _downloaded(self, name: str) -> bytes | None:
+        """A large file: over several connections, and with no limit to the time that all of it takes."""
+        with tempfile.TemporaryDirectory(prefix="lazyvid-") as temporary:
+            path = Path(temporary) / "file"
+            try:
+                self._store.download(append_suffix(self._uri, "/" + name), path)
+            except ObjectNotFoundError:
+                return None
+            return path.read_bytes()
 
     def first_manifest(self) -> bytes | None:
         """The manifest under its fixed name, None when there is none."""
@@ -81,7 +92,7 @@ class DatasetFiles:
             raise CorruptIndexError(f"its manifest {FIRST_MANIFEST} does not fit its own digest.")
         self.check_size(found.data_size)
         name = f"data/{found.data_name}"
-        data = self.get(name)
+        data = self.get(name) if found.data_size <= _MOST_READ else self._downloaded(name)
         if data is None:
             raise CorruptIndexError(f"its data file {name} is missing.")
         if not found.fits(data):
@@ -120,7 +131,7 @@ class DatasetFiles:
 
 def write_dataset(
     table: Any, uri: str, *, store: ObjectStore, what: str, ready: Callable[[], None] = lambda: None
-) -> Seal:
+) -> dict[str, bytes]:
     """Write a table as a sealed dataset, in place of the one that may lie there.
 
     The data file comes first and the manifest last, so that a reader sees the old dataset or the new one. What belonged
@@ -134,7 +145,7 @@ def write_dataset(
         ready: Called when all but the manifest lies there; what it raises stops the write.
 
     Returns:
-        The seal of what was written.
+        The files that make it up now, by their paths in it.
 
     Raises:
         StoreError: if the store does not take it.
@@ -148,7 +159,8 @@ def write_dataset(
         except (lance_process.LanceError, lance_process.LanceUnavailableError) as error:
             raise IndexStateError(f"Could not write the {what} {display_uri(uri)}: {error}") from error
         data = next((folder / "data").iterdir())
-        manifest = seal.sealed((folder / FIRST_MANIFEST).read_bytes(), data.read_bytes())
+        body = data.read_bytes()
+        manifest = seal.sealed((folder / FIRST_MANIFEST).read_bytes(), body)
         outdated = DatasetFiles(store, uri, check_size=lambda _size: None).outdated()
         place = append_suffix(uri, f"/data/{data.name}")
         store.upload(data, place)
@@ -160,10 +172,7 @@ def write_dataset(
         raise
     # The new dataset is complete; what cannot be removed is litter.
     _remove(store, [append_suffix(uri, "/" + old) for old in outdated])
-    found = seal.read_seal(manifest)
-    if found is None:
-        raise RuntimeError("unreachable: the manifest was sealed above")
-    return found
+    return {FIRST_MANIFEST: manifest, f"data/{data.name}": body}
 
 
 def _remove(store: ObjectStore, uris: Iterable[str]) -> None:
