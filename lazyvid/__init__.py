@@ -5,7 +5,7 @@ from __future__ import annotations
 from lazyvid import errors
 from lazyvid.errors import FrameTimestampError, LazyVidError
 from lazyvid.frames import Clip, ClipSpec, Frame, Limits, Window
-from lazyvid.index import FrameIndex, build_index
+from lazyvid.index import Catalog, FrameIndex, build_index
 from lazyvid.lookup import decode_video_frames
 from lazyvid.recording import VideoWriter
 from lazyvid.stats import ReadStats, read_stats, reset_stats
@@ -26,6 +26,7 @@ from lazyvid.video import LazyVideo
 
 __all__ = [
     "BlockShuffleSampler",
+    "Catalog",
     "Clip",
     "ClipDataset",
     "ClipLoader",

@@ -15,16 +15,16 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from lazyvid.arguments import check_word
-from lazyvid.decoding.convert import PictureFormat
+from lazyvid.arguments import check_type, check_word, checked_size
+from lazyvid.decoding.convert import Colorspace, InterpolationName, PictureFormat
 from lazyvid.decoding.files import Fetch, VideoFiles
 from lazyvid.decoding.reader import ReadRequest, begin_frames
 from lazyvid.decoding.torchcodec import read_with_torchcodec
-from lazyvid.errors import LazyVidError, LimitExceededError
+from lazyvid.errors import LazyVidError, LimitExceededError, ObjectChangedError
 from lazyvid.frames import Clip, Limits
 from lazyvid.index.recipe import IndexRecipe
 from lazyvid.index.view import FrameView
-from lazyvid.storage import SegmentCache
+from lazyvid.storage import SegmentCache, display_uri
 
 ChannelFormat = Literal["NCHW", "NHWC"]
 Backend = Literal["pyav", "torchcodec"]
@@ -52,6 +52,30 @@ class ReadOptions:
             )
         if self.backend == "torchcodec" and self.picture.colorspace != "RGB":
             raise ValueError("backend='torchcodec' gives RGB only: use backend='pyav' for gray frames.")
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        resize: tuple[int, int] | None = None,
+        colorspace: Colorspace | Literal["GRAY"] = "RGB",
+        channel_format: ChannelFormat = "NCHW",
+        interpolation: InterpolationName = "bilinear",
+        fetch: Fetch = "ranges",
+        cache: SegmentCache | None = None,
+        backend: Backend = "pyav",
+        limits: Limits | None = None,
+    ) -> ReadOptions:
+        """The options under the names that `LazyVideo` has for them, checked.
+
+        Raises:
+            TypeError: if one is of another type.
+            ValueError: if one has a wrong value.
+        """
+        check_type("cache", cache, SegmentCache)
+        check_type("limits", limits, Limits)
+        picture = PictureFormat(checked_size(resize), "G" if colorspace == "GRAY" else colorspace, interpolation)
+        return cls(picture, channel_format, fetch, cache, backend, limits or Limits())
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -135,9 +159,12 @@ class PendingClips:
             raise CancelledError("The clips were cancelled before they were read.")
         if self._clips is None:
             reading, self._reading = self._reading, None
-            if reading is None or self._pid != os.getpid():
-                reading = _Reading(self._requests)
-            self._clips = reading.result()
+            try:
+                if reading is None or self._pid != os.getpid():
+                    reading = _Reading(self._requests)
+                self._clips = reading.result()
+            except ObjectChangedError as error:
+                raise _with_advice(error, self._requests) from error
         return list(self._clips)
 
     def cancel(self) -> None:
@@ -177,6 +204,18 @@ class _Reading:
 def begin_together(requests: Sequence[ClipRequest]) -> PendingClips:
     """Plan clips together and start fetching their packets; their pixels are made by `result`."""
     return PendingClips(requests)
+
+
+def _with_advice(error: ObjectChangedError, requests: Sequence[ClipRequest]) -> ObjectChangedError:
+    """The error, and what to do where a catalog describes the version that was there before."""
+    for part in (part for request in requests for part in request.recipe.parts):
+        if part.catalog is not None and any(display_uri(pin.uri) in str(error) for pin in part.pins):
+            place = display_uri(part.catalog.place.uri)
+            return ObjectChangedError(
+                f"{error} The catalog {place} describes the version before: lazyvid catalog refresh {place}, or "
+                "Catalog.refresh()."
+            )
+    return error
 
 
 def _allocate(shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:

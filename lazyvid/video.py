@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from lazyvid import timing
-from lazyvid.arguments import check_type, check_word, checked_positions, checked_size, checked_times, listed
+from lazyvid.arguments import check_type, check_word, checked_positions, checked_times, listed
 from lazyvid.clips import Backend, ChannelFormat, ClipRequest, PendingClips, ReadOptions, begin_together
 from lazyvid.decoding.convert import Colorspace, InterpolationName, PictureFormat
 from lazyvid.decoding.files import Fetch
@@ -29,7 +29,7 @@ from lazyvid.decoding.torchcodec import TorchcodecAdapter
 from lazyvid.errors import FrameTimestampError, LimitExceededError, TimeOutOfRangeError
 from lazyvid.frames import Clip, Frame, Limits
 from lazyvid.index.frame_index import FrameIndex, check_increasing
-from lazyvid.index.opening import open_index
+from lazyvid.index.opening import check_pixels, open_index
 from lazyvid.index.recipe import IndexRecipe
 from lazyvid.index.view import FrameView
 from lazyvid.storage import ObjectStore, SegmentCache, display_uri
@@ -102,17 +102,20 @@ class LazyVideo:
         stream: int | None = None,
         limits: Limits | None = None,
     ) -> None:
-        for name, value, expected in (
-            ("store", store, ObjectStore),
-            ("frame_index", frame_index, FrameIndex),
-            ("cache", cache, SegmentCache),
-            ("limits", limits, Limits),
-        ):
-            check_type(name, value, expected)
+        check_type("store", store, ObjectStore)
+        check_type("frame_index", frame_index, FrameIndex)
         if store is not None and storage_options is not None:
             raise ValueError("Expected store or storage_options, got both: options belong to the store.")
-        picture = PictureFormat(checked_size(resize), "G" if colorspace == "GRAY" else colorspace, interpolation)
-        options = ReadOptions(picture, channel_format, fetch, cache, backend, limits or Limits())
+        options = ReadOptions.of(
+            resize=resize,
+            colorspace=colorspace,
+            channel_format=channel_format,
+            interpolation=interpolation,
+            fetch=fetch,
+            cache=cache,
+            backend=backend,
+            limits=limits,
+        )
         if isinstance(segment_uris, (str, os.PathLike)):
             raise TypeError(f"Expected segment_uris to be a sequence of URIs, got one: {display_uri(segment_uris)}.")
         if isinstance(stream, bool):
@@ -135,7 +138,7 @@ class LazyVideo:
         )
         recipe = IndexRecipe.of(opened, uri=uri, store=store, segment_uris=segments, index_root=root, stream=stream)
         self._set(recipe, options, metadata, windows=None, index=opened.index)
-        _check_one_size(opened.index, picture, uri)
+        _check_one_size(opened.index, options.picture, uri)
 
     def _set(
         self,
@@ -549,6 +552,19 @@ def begin_clips(requests: Sequence[tuple[LazyVideo, IntArray]]) -> PendingClips:
         The clips to come; to be cancelled when nobody wants them any more.
     """
     return begin_together([video._request(positions) for video, positions in requests])
+
+
+def video_of(recipe: IndexRecipe, index: FrameIndex, options: ReadOptions, *, metadata: Any = None) -> LazyVideo:
+    """A video whose index is at hand, as those of a catalog: nothing is opened, and no file is asked for.
+
+    Raises:
+        LimitExceededError: if its pictures are larger than the limits allow.
+        ValueError: if its files have frames of different sizes and no common one was asked for.
+    """
+    uri = recipe.parts[0].uri
+    check_pixels(index, options.limits, uri)
+    _check_one_size(index, options.picture, uri)
+    return LazyVideo._make(recipe, options, metadata, None, index)
 
 
 def _joined_windows(videos: Sequence[LazyVideo]) -> tuple[tuple[int, int], ...] | None:

@@ -295,6 +295,11 @@ class Catalog:
         """int64 [V], frames of each video."""
         return self.numbers("frames").astype(np.int64)
 
+    @property
+    def nbytes(self) -> IntArray:
+        """int64 [V], bytes of the packets that each video's frames are coded in."""
+        return self.numbers("packet_bytes").astype(np.int64)
+
     def __len__(self) -> int:
         return len(self._table) if self._rows is None else len(self._rows)
 
@@ -334,7 +339,20 @@ class Catalog:
         _ = view._rows  # so that a wrong expression is known here
         return view
 
+    def snapshot(self) -> Catalog:
+        """The same version and rows as another object, which stays so when this one is changed."""
+        return type(self)(self._place, self._filters, self._loaded)
+
     # -- videos -------------------------------------------------------------------------------------------------------
+
+    def uri_of(self, number: int) -> str:
+        """The URI of a video.
+
+        Raises:
+            IndexError: if there is no such video.
+        """
+        uri: str = self._table.columns.column("uri")[self._row(number)].as_py()
+        return uri
 
     def index(self, number: int) -> FrameIndex:
         """The index of a video, unpacked from this node's mapped file.

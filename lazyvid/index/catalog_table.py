@@ -225,9 +225,10 @@ def split_table(table: pa.Table) -> tuple[pa.RecordBatch, pa.RecordBatch]:
     """
     check_version(table.schema.metadata)
     for name, kind in _OWN.items():
-        found = table.schema.field(name).type if name in table.schema.names else None
-        if found != kind:
-            raise CorruptIndexError(f"expected the column {name} to be {kind}, found {found or 'none of this name'}.")
+        found = table.column(name) if table.schema.names.count(name) == 1 else None
+        if found is None or found.type != kind or (found.null_count and name != "etag"):
+            described = "none of this name" if found is None else f"{found.type} with {found.null_count} nulls"
+            raise CorruptIndexError(f"expected the column {name} to be {kind} without nulls, found {described}.")
     if not table.num_rows:
         raise CorruptIndexError("expected one row a video, found no row at all.")
     names = [name for name in table.schema.names if name not in _CELLS]

@@ -309,7 +309,7 @@ class _Opening:
         """The index, once it was found to describe the files that lie there."""
         uris = located(index, self.video) if self.segments is None else self._assigned(index)
         self._files = list(uris) or None
-        self._check_limits(index)
+        check_pixels(index, self.limits, self.video)
         pins = tuple(self.heads(uris))
         if origin != "built":
             self._check_files(index, pins)
@@ -334,14 +334,6 @@ class _Opening:
         places = dict(enumerate(located(index, self.video))) if len(assigned) < len(index.sources) else {}
         return tuple(assigned.get(k) or places[k] for k in range(len(index.sources)))
 
-    def _check_limits(self, index: FrameIndex) -> None:
-        for source in index.sources:
-            if source.width * source.height > self.limits.pixels:
-                raise LimitExceededError(
-                    f"{display_uri(self.video)} has pictures of {source.width}x{source.height} pixels; Limits.pixels "
-                    f"allows {self.limits.pixels}."
-                )
-
     def _check_files(self, index: FrameIndex, pins: Sequence[ObjectMeta]) -> None:
         """Raise StaleIndexError unless each source is the file that lies in its place."""
         from lazyvid.index.fingerprint import fingerprint  # reads the headers, only where an etag differs
@@ -361,6 +353,16 @@ class _Opening:
                 "bytes, "
                 f"etag {pin.etag}{_shown(prints.get(pin.uri))}. Index it anew: lazyvid index --force "
                 f"{display_uri(self.video)}, or open it with on_stale_index='rebuild'."
+            )
+
+
+def check_pixels(index: FrameIndex, limits: Limits, video: str) -> None:
+    """Raise LimitExceededError where a file of a video has larger pictures than the limits allow."""
+    for source in index.sources:
+        if source.width * source.height > limits.pixels:
+            raise LimitExceededError(
+                f"{display_uri(video)} has pictures of {source.width}x{source.height} pixels; Limits.pixels allows "
+                f"{limits.pixels}."
             )
 
 

@@ -28,10 +28,16 @@ IntArray = npt.NDArray[np.int64]
 MOST_BYTES = 1 << 32
 """What a packed index may unpack to."""
 _MAGIC = b"lvp1"
-_HEAD = struct.Struct("<4sIQ")  # magic, crc32 of what follows, bytes of it when decompressed
+_HEAD = struct.Struct("<4sI")  # magic, crc32 of what follows
+_SIZE = struct.Struct("<Q")  # bytes of what follows when decompressed
 _TEXT = struct.Struct("<I")  # bytes of JSON, which comes before the columns
 _DTYPES = ("u1", "i1", "<u2", "<i2", "<u4", "<i4", "<i8")
 _MOST_DIFFERENCES = 2
+_FAILURES = (
+    *(pa.ArrowException, OSError, struct.error),
+    *(ValueError, TypeError, LookupError, ZeroDivisionError, OverflowError),
+)
+"""What malformed bytes raise where their checksum is right all the same."""
 # In this order, each for frames and then hidden packets, sorted by source and decode position. "offset" stands for the
 # bytes between a packet's begin and the end of the one before it.
 _COLUMNS = ("row", *PACKET_DTYPES)
@@ -60,7 +66,8 @@ def pack_index(index: FrameIndex) -> bytes:
     ).encode()
     raw = b"".join([_TEXT.pack(len(text)), text, *(body for _, body in encoded)])
     packed: bytes = pa.compress(raw, codec="zstd", asbytes=True)
-    return _HEAD.pack(_MAGIC, zlib.crc32(packed), len(raw)) + packed
+    body = _SIZE.pack(len(raw)) + packed
+    return _HEAD.pack(_MAGIC, zlib.crc32(body)) + body
 
 
 def unpack_index(data: bytes | memoryview | pa.Buffer) -> FrameIndex:
@@ -70,15 +77,18 @@ def unpack_index(data: bytes | memoryview | pa.Buffer) -> FrameIndex:
         CorruptIndexError: if the bytes are not those that `pack_index` gave.
     """
     view = memoryview(data)
-    if len(view) < _HEAD.size:
+    if len(view) < _HEAD.size + _SIZE.size:
         raise CorruptIndexError(f"Expected a packed index, found {len(view)} bytes.")
-    magic, crc, size = _HEAD.unpack_from(view)
-    if magic != _MAGIC or size > MOST_BYTES or zlib.crc32(view[_HEAD.size :]) != crc:
+    (magic, crc), body = _HEAD.unpack_from(view), view[_HEAD.size :]
+    if magic != _MAGIC or zlib.crc32(body) != crc:
         raise CorruptIndexError(f"Expected a packed index with crc32 {crc:08x}, found other bytes.")
     try:
-        return _unpack(pa.decompress(view[_HEAD.size :], decompressed_size=size, codec="zstd", asbytes=True))
-    except (pa.ArrowException, ValueError, TypeError, LookupError, ZeroDivisionError, OverflowError, struct.error) as e:
-        raise CorruptIndexError(f"Expected a packed index, found bytes that cannot be unpacked: {e}") from e
+        (size,) = _SIZE.unpack_from(body)
+        if size > MOST_BYTES:
+            raise ValueError(f"{size} bytes")
+        return _unpack(pa.decompress(body[_SIZE.size :], decompressed_size=size, codec="zstd", asbytes=True))
+    except _FAILURES as error:
+        raise CorruptIndexError(f"Expected a packed index, found bytes that cannot be unpacked: {error}") from error
 
 
 def _unpack(raw: bytes) -> FrameIndex:

@@ -5,6 +5,7 @@ Users name videos as objects, URIs, a folder or a glob, for each camera; `open_c
 
 from __future__ import annotations
 
+import operator
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
@@ -14,15 +15,21 @@ import numpy as np
 import numpy.typing as npt
 
 from lazyvid import timing
+from lazyvid.clips import ReadOptions
+from lazyvid.index.catalog import Catalog
 from lazyvid.index.finding import find_videos
+from lazyvid.lru import ProcessLRU
 from lazyvid.storage import ObjectStore
-from lazyvid.video import LazyVideo
+from lazyvid.video import LazyVideo, video_of
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
 
-VideosLike = str | os.PathLike[str] | Sequence[LazyVideo | str | os.PathLike[str]]
-"""Videos, their URIs, or one folder or glob that finds them."""
+VideosLike = str | os.PathLike[str] | Sequence[LazyVideo | str | os.PathLike[str]] | Catalog
+"""Videos, their URIs, one folder or glob that finds them, or a catalog."""
+
+_KEPT = 128
+_OF_OPENING = ("index_root", "on_missing_index", "on_stale_index", "segment_uris", "stream", "frame_index", "metadata")
 
 
 class VideoSource(Protocol):
@@ -132,6 +139,118 @@ class VideoList(Sequence[LazyVideo]):
         return np.array([np.searchsorted(video.timestamps, t, side=side) for video, t in times], np.int64)
 
 
+class CatalogVideos(Sequence[LazyVideo]):
+    """A `VideoSource` of the videos of a catalog: each is made when it is asked for, without asking the store.
+
+    A video's `metadata` are the user's columns of its row, by name.
+
+    Args:
+        catalog: A catalog, or a view of one; as it is now, whatever is changed in it later.
+        **options: As `LazyVideo` takes them, as far as they say how frames are read: `resize`, `backend`, ...; and
+            `store` or `storage_options`, where the videos need other ones than the catalog.
+
+    Raises:
+        TypeError: if an option is unknown.
+        ValueError: if an option has a wrong value, or would say how an index is found, which the catalog has done.
+    """
+
+    def __init__(self, catalog: Catalog, **options: Any) -> None:
+        given = [name for name in _OF_OPENING if options.pop(name, None) is not None]
+        if given:
+            raise ValueError(f"Expected no {', '.join(given)} with a catalog: it holds the indexes of its videos.")
+        store, storage_options = options.pop("store", None), options.pop("storage_options", None)
+        if storage_options is not None:
+            store = ObjectStore(storage_options=storage_options)
+        self._made: ProcessLRU[int, LazyVideo]
+        self.__setstate__((catalog.snapshot(), ReadOptions.of(**options), store))
+
+    def __getstate__(self) -> tuple[Catalog, ReadOptions, ObjectStore | None]:
+        return self._parts
+
+    def __setstate__(self, state: tuple[Catalog, ReadOptions, ObjectStore | None]) -> None:
+        self._parts, self._made = state, ProcessLRU(_KEPT)
+
+    @property
+    def catalog(self) -> Catalog:
+        """Where the videos stand."""
+        return self._parts[0]
+
+    def __len__(self) -> int:
+        return len(self.catalog)
+
+    def __getitem__(self, number: Any, /) -> Any:
+        """A video, or a list of those of a slice."""
+        if isinstance(number, slice):
+            return [self[each] for each in range(*number.indices(len(self)))]
+        at = operator.index(number)
+        if not -len(self) <= at < len(self):
+            raise IndexError(f"Video {at} is out of range: {self!r}.")
+        at %= len(self)
+        return self._made.get(at, lambda: self._make(at))
+
+    def _make(self, number: int) -> LazyVideo:
+        catalog, options, store = self._parts
+        recipe = catalog.recipe(number, store=store)
+        return video_of(recipe, catalog.index(number), options, metadata=catalog.metadata(number))
+
+    def __repr__(self) -> str:
+        return f"CatalogVideos({self.catalog!r})"
+
+    @property
+    def frame_counts(self) -> IntArray:
+        """int64 [V], frames of each video."""
+        return self.catalog.frame_counts
+
+    @property
+    def nbytes(self) -> IntArray:
+        """int64 [V], bytes of the packets that each video's frames are coded in."""
+        return self.catalog.nbytes
+
+    @property
+    def median_steps(self) -> FloatArray:
+        """float64 [V], seconds between neighbouring frames of each video, the median."""
+        return self.catalog.numbers("median_step")
+
+    def uri(self, number: int) -> str:
+        """A video's URI."""
+        return self.catalog.uri_of(number)
+
+    def timestamps(self, number: int) -> FloatArray:
+        """float64 [N], seconds, when each frame of a video is shown."""
+        times: FloatArray = self[number].timestamps
+        return times
+
+    def times_at(self, positions: IntArray) -> FloatArray:
+        """float64 [V], when the frame at each video's position is shown; NaN where it has no such frame.
+
+        Only videos of which another frame than the first or the last is asked for are looked up.
+        """
+        counts = self.frame_counts
+        ends = np.where(positions == 0, self.catalog.numbers("first_timestamp"), self.catalog.numbers("last_timestamp"))
+        outside = (positions < 0) | (positions >= counts)
+        times = np.where(outside, np.nan, ends)
+        for number in np.flatnonzero(~outside & (positions > 0) & (positions < counts - 1)).tolist():
+            times[number] = self.timestamps(number)[positions[number]]
+        return times
+
+    def search(self, seconds: FloatArray, *, side: Literal["left", "right"]) -> IntArray:
+        """int64 [V], frames of each video that are shown before its time, or ("right") before it or at it.
+
+        Only videos of which the catalog's facts leave it open are looked up: where the time is that of a frame, or the
+        frames are not evenly spaced.
+        """
+        least, most = timing.frames_before(
+            seconds,
+            first=self.catalog.numbers("first_timestamp"),
+            last=self.catalog.numbers("last_timestamp"),
+            counts=self.frame_counts,
+            errors=self.catalog.numbers("grid_error"),
+        )
+        for number in np.flatnonzero(least < most).tolist():
+            least[number] = np.searchsorted(self.timestamps(number), seconds[number], side=side)
+        return least
+
+
 def open_cameras(videos: VideosLike | Mapping[str, VideosLike], options: Mapping[str, Any]) -> dict[str, VideoSource]:
     """The videos of each camera; of a single one without a name under "".
 
@@ -157,11 +276,15 @@ def open_cameras(videos: VideosLike | Mapping[str, VideosLike], options: Mapping
 
 def open_videos(videos: VideosLike, options: Mapping[str, Any]) -> VideoSource:
     """The videos of one camera, in order; those that a folder or glob finds are sorted by URI."""
+    if isinstance(videos, Catalog):
+        return CatalogVideos(videos, **options)
     store = options.get("store") or ObjectStore(storage_options=options.get("storage_options"))
     if isinstance(videos, (str, os.PathLike)):
         videos = find_videos(os.fspath(videos), store)
     elif not isinstance(videos, Sequence):  # a LazyVideo is none
-        raise TypeError(f"Expected a sequence of videos or URIs, a folder or a glob, got {type(videos).__name__}.")
+        raise TypeError(
+            f"Expected a sequence of videos or URIs, a folder, a glob or a catalog, got {type(videos).__name__}."
+        )
     opened = {number: video for number, video in enumerate(videos) if isinstance(video, LazyVideo)}
     unopened = [(number, uri) for number, uri in enumerate(videos) if not isinstance(uri, LazyVideo)]
     if unopened:

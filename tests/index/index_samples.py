@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
@@ -109,3 +110,26 @@ def indexes(draw: st.DrawFn, *, min_frames: int = 1) -> FrameIndex:
         sources=tuple(source_list),
         segments=tuple(Segment(draw(st.integers(0, len(source_list) - 1)), c) for c in counts),
     )
+
+
+Damage = Callable[[bytes, np.random.Generator], bytes]
+
+
+def flipped(data: bytes, rng: np.random.Generator) -> bytes:
+    damaged = bytearray(data)
+    damaged[int(rng.integers(len(data)))] ^= 1 << int(rng.integers(8))
+    return bytes(damaged)
+
+
+def zeroed(data: bytes, rng: np.random.Generator) -> bytes:
+    start = int(rng.integers(len(data)))
+    return data[:start] + bytes(len(data[start : start + 64])) + data[start + 64 :]
+
+
+DAMAGES: dict[str, tuple[int, Damage]] = {
+    "emptied": (1, lambda _data, _rng: b""),
+    "truncated": (8, lambda data, rng: data[: int(rng.integers(1, len(data)))]),
+    "flipped": (50, flipped),
+    "zeroed": (8, zeroed),
+    "longer": (1, lambda data, _rng: data + b"\0" * 10),
+}

@@ -5,12 +5,11 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from index_samples import make_index, same
+from index_samples import DAMAGES, make_index, same, zeroed
 
 from lazyvid.errors import CorruptIndexError, LimitExceededError, MissingIndexError
 from lazyvid.frames import Limits
@@ -131,28 +130,6 @@ def test_two_writers_and_a_reader_at_once(tmp_path: Path) -> None:
 
 
 # -- damage -----------------------------------------------------------------------------------------------------------
-
-Damage = Callable[[bytes, np.random.Generator], bytes]
-
-
-def flipped(data: bytes, rng: np.random.Generator) -> bytes:
-    damaged = bytearray(data)
-    damaged[int(rng.integers(len(data)))] ^= 1 << int(rng.integers(8))
-    return bytes(damaged)
-
-
-def zeroed(data: bytes, rng: np.random.Generator) -> bytes:
-    start = int(rng.integers(len(data)))
-    return data[:start] + bytes(len(data[start : start + 64])) + data[start + 64 :]
-
-
-DAMAGES: dict[str, tuple[int, Damage]] = {
-    "emptied": (1, lambda _data, _rng: b""),
-    "truncated": (8, lambda data, rng: data[: int(rng.integers(1, len(data)))]),
-    "flipped": (50, flipped),
-    "zeroed": (8, zeroed),
-    "longer": (1, lambda data, _rng: data + b"\0" * 10),
-}
 
 
 def outcome(video: Path, expected: FrameIndex) -> str:
