@@ -247,11 +247,10 @@ def _read_ahead(
 
 
 def _sampler_of(dataset: ClipDataset, *, shuffle: bool, seed: int) -> ClipSampler:
-    length = None if dataset.clip.fps is None else dataset.window_length
     if shuffle:
-        return BlockShuffleSampler(dataset, length, seed=seed)
+        return BlockShuffleSampler(dataset, seed=seed)
     tail: Literal["drop", "pad"] = "pad" if dataset.clip.pad == "repeat" else "drop"
-    return SequentialClipSampler(dataset, length, seed=seed, tail=tail)
+    return SequentialClipSampler(dataset, seed=seed, tail=tail)
 
 
 def _check_arguments(

@@ -449,6 +449,14 @@ class TestArguments:
         for same in (kind(dataset.videos, 5), kind([23, 8, 40], clip=spec), kind(dataset, clip=spec)):
             assert list(same) == expected
 
+    def test_clips_by_time_get_windows_that_hold_them(self, folder: Path) -> None:
+        dataset = ClipDataset(f"{folder}/*.mp4", ClipSpec(4, fps=12.5))
+        for sampler in (RandomClipSampler(dataset), SequentialClipSampler(dataset, clip=dataset.clip, tail="overlap")):
+            for window in sampler:
+                sample = dataset[window]
+                assert sample["frames"].shape[0] == 4
+                assert not sample["is_pad"].any()
+
     def test_wrong_arguments_are_named(self) -> None:
         for kind in (SequentialClipSampler, RandomClipSampler):
             with pytest.raises(ValueError, match="window_length 0"):

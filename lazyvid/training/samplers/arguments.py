@@ -18,7 +18,8 @@ def window_spec(videos: Any, window_length: int | None, clip: ClipSpec | None) -
     Args:
         videos: What is sampled; a dataset's own `clip` counts where neither of the others is given.
         window_length: Frames at the video's own rate.
-        clip: Its span is the window's length.
+        clip: Its span is the window's length. With `fps` it must be the dataset's own, which knows how many frames of
+            any of its videos such a clip needs.
 
     Raises:
         TypeError: if nothing says how long a window is, or both do.
@@ -30,13 +31,16 @@ def window_spec(videos: Any, window_length: int | None, clip: ClipSpec | None) -
         if window_length < 1:
             raise ValueError(f"Invalid window_length {window_length}: expected 1 frame or more.")
         return int(window_length), None
-    spec = clip if clip is not None else getattr(videos, "clip", None)
+    own = getattr(videos, "clip", None)
+    spec = own if clip is None else clip
     if not isinstance(spec, ClipSpec):
         raise TypeError("Expected window_length in frames, clip=ClipSpec(...), or a dataset that has a clip.")
+    if spec.fps is not None and spec == own:
+        return int(videos.window_length), spec.step
     if spec.fps is not None:
         raise ValueError(
-            f"{spec} is cut by time, and how many frames that is depends on the video: give window_length, the frames "
-            "that such a clip lasts at the rate of the videos."
+            f"{spec} is cut by time, and how many frames that is depends on the videos: give a dataset of such clips, "
+            "or window_length, the frames that such a clip lasts at the rate of the videos."
         )
     return spec.span, spec.step
 
