@@ -5,19 +5,21 @@ The one file of this room that knows Lightning; everything it does works without
 
 from __future__ import annotations
 
-import logging
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import lightning.pytorch as pl
+import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
 from lazyvid.frames import ClipSpec
+from lazyvid.index.catalog import Catalog
 from lazyvid.storage import ObjectStore
 from lazyvid.training.datasets import ClipDataset
 from lazyvid.training.loader import ClipLoader
-from lazyvid.training.preparing import uris_of, write_missing_sidecars
+from lazyvid.training.preparing import SPLIT, uris_of, write_catalog, write_missing_sidecars
 from lazyvid.training.samplers import (
     BlockShuffleSampler,
     ClipSampler,
@@ -25,8 +27,6 @@ from lazyvid.training.samplers import (
     RandomClipSampler,
     SequentialClipSampler,
 )
-
-_log = logging.getLogger(__name__)
 
 Videos = str | list[str] | dict[str, str] | dict[str, list[str]]
 """A folder, a glob, URIs, or one of these for each camera; what YAML can say."""
@@ -44,10 +44,10 @@ _STAGES_OF: Mapping[str, tuple[Stage, ...]] = {
 class VideoDataModule(pl.LightningDataModule):
     """Clips of videos for `Trainer.fit`, `validate`, `test` and `predict`.
 
-    `prepare_data` writes the sidecars that are missing, once a node. Frames cross from the workers to the device as
-    uint8 and are normalised there. The place in the training epoch is kept in checkpoints, the same for every rank, so
-    that a run resumes with the batches that it would have had, also with another number of workers. Evaluation reads
-    every clip once over all ranks, without padding.
+    `prepare_data` writes the sidecars that are missing, or brings the catalog up to date, once a node. Frames cross from
+    the workers to the device as uint8 and are normalised there. The place in the training epoch is kept in checkpoints,
+    the same for every rank, so that a run resumes with the batches that it would have had, also with another number of
+    workers. Evaluation reads every clip once over all ranks, without padding.
 
     Storage options never enter hyperparameters or checkpoints.
 
@@ -57,6 +57,8 @@ class VideoDataModule(pl.LightningDataModule):
         val: Videos to validate on.
         test: Videos to test on.
         predict: Videos to predict for.
+        catalog: Where a `Catalog` lies, or is to be made of the videos above; for thousands of videos, opened by one
+            request. Its column `split` says for which stage each is; without videos above it is taken as it is.
         batch_size: Clips of a batch, on each rank.
         num_workers: Processes that read, for each rank and stage.
         num_threads: Threads that read, instead of processes.
@@ -74,7 +76,10 @@ class VideoDataModule(pl.LightningDataModule):
         storage_options: For the store (credentials, endpoint). Name a profile or set environment variables rather than
             write a secret into a YAML file.
         index_root: Folder of the sidecars, where they do not lie beside their videos.
-        write_sidecars: Whether `prepare_data` writes those that are missing.
+        write_sidecars: Whether `prepare_data` writes those that are missing, or the catalog.
+
+    Raises:
+        ValueError: if an argument has a wrong value, or a catalog is to hold videos by camera.
     """
 
     def __init__(
@@ -85,6 +90,7 @@ class VideoDataModule(pl.LightningDataModule):
         val: Videos | None = None,
         test: Videos | None = None,
         predict: Videos | None = None,
+        catalog: str | None = None,
         batch_size: int = 4,
         num_workers: int = 2,
         num_threads: int = 0,
@@ -107,6 +113,9 @@ class VideoDataModule(pl.LightningDataModule):
         self.save_hyperparameters(ignore=["storage_options", "transform", "eval_transform"])
         self._clip = clip
         self._videos: dict[Stage, Videos | None] = {"train": train, "val": val, "test": test, "predict": predict}
+        self._catalog = catalog
+        if catalog is not None and any(isinstance(videos, Mapping) for videos in self._videos.values()):
+            raise ValueError("Expected videos without camera names for a catalog: it has one row a video.")
         self._loading: dict[str, Any] = {
             "batch_size": batch_size,
             "num_workers": num_workers,
@@ -126,11 +135,17 @@ class VideoDataModule(pl.LightningDataModule):
     # -- before training ----------------------------------------------------------------------------------------------
 
     def prepare_data(self) -> None:
-        """Write the sidecars that are missing; one process a node does it."""
+        """Write the sidecars that are missing, or the catalog; one process a node does it."""
         if not self._write_sidecars:
             return
-        uris = [uri for videos in self._videos.values() if videos for uri in uris_of(videos, self._store)]
-        write_missing_sidecars(list(dict.fromkeys(uris)), store=self._store, index_root=self._index_root)
+        found: dict[str, list[str]] = {
+            name: uris_of(videos, self._store) for name, videos in self._videos.items() if videos
+        }
+        if self._catalog is None:
+            uris = list(dict.fromkeys(itertools.chain.from_iterable(found.values())))
+            write_missing_sidecars(uris, store=self._store, index_root=self._index_root)
+        elif found:
+            write_catalog(self._catalog, found, store=self._store, index_root=self._index_root)
 
     def setup(self, stage: str) -> None:
         """Open the videos of a stage.
@@ -138,21 +153,19 @@ class VideoDataModule(pl.LightningDataModule):
         Raises:
             ObjectNotFoundError: if a folder or glob finds no video.
         """
-        for name in _STAGES_OF[stage]:
+        missing = [name for name in _STAGES_OF[stage] if name not in self._datasets]
+        catalog = None if self._catalog is None or not missing else Catalog.open(self._catalog, store=self._store)
+        for name in missing:
+            by_stage, otherwise = self._transforms
+            options = {**self._dataset_options, "transform": by_stage.get(name, otherwise)}
             videos = self._videos[name]
-            if videos is not None and name not in self._datasets:
-                self._datasets[name] = self._dataset(name, videos)
-
-    def _dataset(self, stage: Stage, videos: Videos) -> ClipDataset:
-        by_stage, otherwise = self._transforms
-        return ClipDataset(
-            videos,
-            self._clip,
-            transform=by_stage.get(stage, otherwise),
-            store=self._store,
-            index_root=self._index_root,
-            **self._dataset_options,
-        )
+            if catalog is not None:
+                part = catalog.filter(pc.field(SPLIT) == name)
+                if len(part):
+                    self._datasets[name] = ClipDataset(part, self._clip, **options)
+            elif videos is not None:
+                own: dict[str, Any] = {"store": self._store, "index_root": self._index_root}
+                self._datasets[name] = ClipDataset(videos, self._clip, **own, **options)
 
     # -- loaders ------------------------------------------------------------------------------------------------------
 
@@ -185,7 +198,7 @@ class VideoDataModule(pl.LightningDataModule):
         return self._evaluation("predict")
 
     def _evaluation(self, stage: Stage) -> ClipLoader | list[Any]:
-        if self._videos[stage] is None:
+        if self._dataset(stage) is None:
             return []
         tail: Literal["pad", "drop"] = "pad" if self._clip.pad == "repeat" else "drop"
         sampler = SequentialClipSampler(self._needed(stage), clip=self._clip, tail=tail)
@@ -199,12 +212,17 @@ class VideoDataModule(pl.LightningDataModule):
         self._loaders[stage] = ClipLoader(self._datasets[stage], sampler=dealt, **self._loading)
         return self._loaders[stage]
 
-    def _needed(self, stage: Stage) -> ClipDataset:
-        if self._videos[stage] is None:
-            raise ValueError(f"Expected videos for {stage!r}, got none: VideoDataModule({stage}=...).")
+    def _dataset(self, stage: Stage) -> ClipDataset | None:
+        """The clips of a stage; None where it has no videos."""
         if stage not in self._datasets:
             self.setup({"train": "fit", "val": "validate"}.get(stage, stage))
-        return self._datasets[stage]
+        return self._datasets.get(stage)
+
+    def _needed(self, stage: Stage) -> ClipDataset:
+        dataset = self._dataset(stage)
+        if dataset is None:
+            raise ValueError(f"Expected videos for {stage!r}, got none: VideoDataModule({stage}=...).")
+        return dataset
 
     # -- on the device ------------------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""What is done once, before training, on one process a node: sidecars for the videos that lack one."""
+"""What is done once, before training, by one process a node: sidecars for videos that lack one, or a catalog of all."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from lazyvid.errors import AccessDeniedError, MissingIndexError, StaleIndexError
+from lazyvid.index.catalog import Catalog
 from lazyvid.index.finding import find_videos
 from lazyvid.index.probe import build_index
 from lazyvid.storage import ObjectStore, display_uri
@@ -70,3 +71,49 @@ def uris_of(videos: Any, store: ObjectStore) -> list[str]:
     if isinstance(videos, (str, os.PathLike)):
         return find_videos(os.fspath(videos), store)
     return [os.fspath(each) for each in videos if isinstance(each, (str, os.PathLike))]
+
+
+SPLIT = "split"
+"""The catalog's column that says for which stage a video is."""
+
+
+def write_catalog(uri: str, splits: Mapping[str, Sequence[str]], *, store: ObjectStore, index_root: str | None) -> None:
+    """Bring a catalog up to date with the videos of each split: what changed, what is new, what is gone.
+
+    Args:
+        uri: Where the catalog lies, or is to lie.
+        splits: Videos by split; the column `split` says which.
+        store: Where catalog and videos lie.
+        index_root: Folder of the sidecars, where they do not lie beside their videos.
+
+    Raises:
+        ValueError: if a video is in two splits, or in another one than the catalog says.
+        LazyVidError: if a video cannot be indexed, or the catalog cannot be written.
+    """
+    split_of: dict[str, str] = {}
+    for split, uris in splits.items():
+        for each in uris:
+            resolved = store.resolve(each)
+            if split_of.setdefault(resolved, split) != split:
+                raise ValueError(
+                    f"Expected each video in one split, got {display_uri(resolved)} in {split_of[resolved]!r} and "
+                    f"{split!r}: a catalog has one row for it. Leave the catalog out, or the video."
+                )
+    columns = {each: {SPLIT: split} for each, split in split_of.items()}
+    try:
+        catalog = Catalog.open(uri, store=store)
+    except MissingIndexError:
+        Catalog.build(list(split_of), uri, store=store, columns=columns, index_root=index_root)
+        return
+    known = catalog.to_table(["uri", SPLIT]).to_pylist() if SPLIT in catalog.columns else []
+    for row in known:
+        expected = split_of.get(row["uri"], row[SPLIT])
+        if row[SPLIT] != expected:
+            raise ValueError(
+                f"Expected {display_uri(row['uri'])} in the split {expected!r}, found {row[SPLIT]!r} in the catalog "
+                f"{display_uri(uri)}: build it anew, or name the videos as they were named then."
+            )
+    catalog.refresh(index_root=index_root)
+    new = [each for each in split_of if each not in set(catalog.uris)]
+    if new:
+        catalog.append(new, columns={each: columns[each] for each in new}, index_root=index_root)

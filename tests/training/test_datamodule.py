@@ -189,6 +189,31 @@ def test_prepare_data_writes_the_sidecars_that_are_missing(folder: Path, tmp_pat
     assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")} == before
 
 
+def test_a_catalog_is_made_kept_up_to_date_and_read(folder: Path, tmp_path: Path, whole: Seen) -> None:
+    for path in folder.glob("*.mp4"):
+        shutil.copy(path, tmp_path)
+    first, second, third = sorted(str(path) for path in tmp_path.glob("*.mp4"))
+    catalog = str(tmp_path / "catalog.lance")
+
+    def seen(**videos: Any) -> tuple[int, int]:
+        data = VideoDataModule(ClipSpec(4), catalog=catalog, num_workers=0, batch_size=1, **videos)
+        data.prepare_data()
+        data.setup("fit")
+        return len(data.train_dataloader()), len(data.val_dataloader())
+
+    assert seen(train=[first], val=[second]) == (23 // 4, 8 // 4)
+    assert seen(train=[first, third], val=[second]) == (23 // 4 + 40 // 4, 8 // 4), "what is new is added"
+    assert seen() == (23 // 4 + 40 // 4, 8 // 4), "the catalog alone says it all"
+    shutil.copy(second, first)
+    assert seen(train=[first, third]) == (8 // 4 + 40 // 4, 8 // 4), "what changed is indexed anew"
+    with pytest.raises(ValueError, match="split"):
+        seen(train=[second])
+    with pytest.raises(ValueError, match="one split"):
+        seen(train=[first], val=[first])
+    with pytest.raises(ValueError, match="camera"):
+        VideoDataModule(ClipSpec(4), train={"front": first}, catalog=catalog)
+
+
 def test_from_s3_and_no_secret_in_a_checkpoint(
     folder: Path, s3_server: S3Server, s3_prefix: str, tmp_path: Path, whole: Seen
 ) -> None:
