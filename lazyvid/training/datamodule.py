@@ -44,10 +44,10 @@ _STAGES_OF: Mapping[str, tuple[Stage, ...]] = {
 class VideoDataModule(pl.LightningDataModule):
     """Clips of videos for `Trainer.fit`, `validate`, `test` and `predict`.
 
-    `prepare_data` writes the sidecars that are missing, or brings the catalog up to date, once a node. Frames cross from
-    the workers to the device as uint8 and are normalised there. The place in the training epoch is kept in checkpoints,
-    the same for every rank, so that a run resumes with the batches that it would have had, also with another number of
-    workers. Evaluation reads every clip once over all ranks, without padding.
+    `prepare_data` writes missing sidecars, or brings the catalog up to date, once a node. Frames cross from the
+    workers to the device as uint8 and are normalised there. The place in the training epoch is kept in checkpoints,
+    the same for every rank, so that a run resumes with the batches that it would have had, also with another number
+    of workers. Evaluation reads every clip once over all ranks, without padding.
 
     Storage options never enter hyperparameters or checkpoints.
 
