@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lazyvid.training.samplers.hashing import below, hashed, unit
@@ -21,6 +21,7 @@ def test_it_gives_each_number_once(size: int, key: int) -> None:
     assert np.array_equal(np.sort(found), np.arange(size))
 
 
+@settings(max_examples=40)
 @given(sizes=st.lists(st.integers(1, 40), min_size=1, max_size=8), key=words)
 def test_permutations_of_many_sizes_are_asked_together(sizes: list[int], key: int) -> None:
     places = np.concatenate([np.arange(size) for size in sizes])
