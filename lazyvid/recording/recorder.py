@@ -1,32 +1,28 @@
 """`Recorder`: episodes of cameras and numbers, from a control loop to a folder or a bucket that training can read.
 
-The write flow from end to end: `running.py` takes the frames of an episode, `capture.py` makes its files,
-`layout.py` lays the saved episode down and `upload.py` brings it into a store.
+The write flow from end to end: `beginning.py` opens a recording, `running.py` takes the frames of an episode,
+`capture.py` makes its files, and `saving.py` has it laid down and sent into a store.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import shutil
 from collections.abc import Mapping
 from fractions import Fraction
 from types import TracebackType
 from typing import Any, Self
 
 from lazyvid.errors import EncoderFailedError, EncoderStalledError, RecordingDiskFullError, RecordingError
-from lazyvid.recording import spool
-from lazyvid.recording.capture import Cameras, Tuning, cameras_of, make_episode
-from lazyvid.recording.codecs import check_pix_fmt, encoder_name, resolve_vcodec
-from lazyvid.recording.features import Features
+from lazyvid.recording import beginning, spool
+from lazyvid.recording.beginning import OpenRecording
+from lazyvid.recording.capture import Tuning
 from lazyvid.recording.lane import OnFull
 from lazyvid.recording.layout import Layout, RecordingLayout
-from lazyvid.recording.manifest import RecordingMeta, RecordingSpec, RecordingState
+from lazyvid.recording.manifest import RecordingMeta
 from lazyvid.recording.running import RunningEpisode
-from lazyvid.recording.spool import RootLock, Spool
-from lazyvid.recording.times import exact_rate
-from lazyvid.recording.upload import Uploader
-from lazyvid.storage import ObjectStore, display_uri, join_uri
+from lazyvid.recording.saving import SavedEpisodes
+from lazyvid.storage import ObjectStore, display_uri
 
 _log = logging.getLogger(__name__)
 
@@ -53,19 +49,13 @@ class Recorder:
         ...         recorder.save_episode()
     """
 
-    def __init__(
-        self, place: Spool, layout: Layout, state: RecordingState, lock: RootLock, cameras: Cameras, durable_s: float
-    ) -> None:
+    def __init__(self, recording: OpenRecording) -> None:
         """Not for users: see `create` and `resume`."""
-        self._place, self._layout, self._state, self._cameras = place, layout, state, cameras
-        self._lock, self._durable_s = lock, durable_s
-        self._batch = int(state.spec.encoding["batch_encoding_size"])
-        self._pending: list[RunningEpisode] = []
+        self._place, self._cameras, self._lock = recording.place, recording.cameras, recording.lock
+        self._spec, self._durable_s = recording.state.spec, recording.durable_s
+        self._saved = SavedEpisodes(recording.place, recording.layout, recording.state, recording.cameras)
         self._ended = False
         self._failed: BaseException | None = None
-        self._uploader = None
-        if place.target is not None:
-            self._uploader = Uploader(place.root, place.target, store=place.store)
         self._episode = self._next_episode()
 
     @classmethod
@@ -123,15 +113,9 @@ class Recorder:
             EncoderUnavailableError: if the encoder does not work here.
             RecordingError: if there is a recording at `root` already, or the folder cannot be made.
         """
-        if not isinstance(batch_encoding_size, int) or batch_encoding_size < 1:
-            raise ValueError(f"Invalid batch_encoding_size {batch_encoding_size!r}: expected 1 or more.")
-        if not durable_s > 0:
-            raise ValueError(f"Invalid durable_s {durable_s!r}: expected seconds above 0.")
-        vcodec = resolve_vcodec(vcodec)
-        check_pix_fmt(encoder_name(vcodec), pix_fmt)
         encoding = {
-            "streaming_encoding": bool(streaming_encoding),
-            "batch_encoding_size": 1 if streaming_encoding else batch_encoding_size,
+            "streaming_encoding": streaming_encoding,
+            "batch_encoding_size": batch_encoding_size,
             "vcodec": vcodec,
             "pix_fmt": pix_fmt,
             "g": g,
@@ -139,14 +123,10 @@ class Recorder:
             "preset": preset,
             "encoder_threads": encoder_threads,
         }
-        spec = RecordingSpec(exact_rate(fps), Features(features), encoding)
+        spec = beginning.spec_of(fps, features, encoding)
         place = spool.place_of(root, store=store, storage_options=storage_options, spool_dir=spool_dir)
-        layout = layout or RecordingLayout()
-        cameras = cameras_of(spec, place.root, Tuning(queue_maxsize, on_full, durable_s))
-        place.check_new()
-        state = layout.create(place.root, spec)
-        place.remember()
-        return cls(place, layout, state, RootLock(place.root), cameras, durable_s)
+        tuning = Tuning(queue_maxsize, on_full, durable_s)
+        return cls(beginning.begin(spec, place, layout or RecordingLayout(), tuning))
 
     @classmethod
     def resume(
@@ -176,22 +156,9 @@ class Recorder:
         Raises:
             RecordingError: if there is no recording at `root`, or it is damaged.
         """
-        from lazyvid.recording.recover import recover_root  # above this module: it knows what recorders leave
-
-        layout = layout or RecordingLayout()
         place = spool.place_of(root, store=store, storage_options=storage_options, spool_dir=spool_dir)
-        place.fetch()
-        if not place.root.is_dir():
-            raise RecordingError(f"Expected a recording at {display_uri(place.uri)}, found none. Check the path.")
-        lock = RootLock(place.root)
-        try:
-            recover_root(place, layout)
-            state = layout.open(place.root)
-            cameras = cameras_of(state.spec, place.root, Tuning(queue_maxsize, on_full, durable_s))
-        except BaseException:
-            lock.release()
-            raise
-        return cls(place, layout, state, lock, cameras, durable_s)
+        tuning = Tuning(queue_maxsize, on_full, durable_s)
+        return cls(beginning.take_up(place, layout or RecordingLayout(), tuning))
 
     @property
     def root(self) -> str:
@@ -201,15 +168,7 @@ class Recorder:
     @property
     def meta(self) -> RecordingMeta:
         """How much was saved so far."""
-        spec = self._state.spec
-        return RecordingMeta(
-            fps=float(spec.rate),
-            features=spec.features.to_json(),
-            total_episodes=self._state.total_episodes + len(self._pending),
-            total_frames=self._state.total_frames + sum(len(episode.rows) for episode in self._pending),
-            missing_frames=dict(self._state.missing_frames),
-            stats=dict(self._state.stats),
-        )
+        return self._saved.meta
 
     @property
     def episode_frames(self) -> int:
@@ -249,18 +208,7 @@ class Recorder:
             ValueError: if there is no such episode or camera, or the episode still waits to be encoded.
             StoreError: if the upload failed.
         """
-        if camera not in self._state.spec.features.videos or not 0 <= episode < self._state.total_episodes:
-            raise ValueError(
-                f"Expected one of the cameras {', '.join(map(repr, self._state.spec.features.videos))} and an encoded "
-                f"episode below {self._state.total_episodes}, got {camera!r} and {episode}."
-            )
-        path = self._layout.video_path(self._place.root, episode, camera)
-        if self._uploader is None or self._place.target is None:
-            return str(path)
-        name = path.relative_to(self._place.root).as_posix()
-        if wait:
-            self._uploader.wait_for(name)
-        return join_uri(self._place.target, name)
+        return self._saved.video_uri(episode, camera, wait=wait)
 
     # -- recording ----------------------------------------------------------------------------------------------------
 
@@ -305,10 +253,10 @@ class Recorder:
             raise ValueError("Expected a frame or more in the episode that is saved, found none: call add_frame first.")
         try:
             episode.save()
-            self._pending.append(episode)
+            self._saved.take(episode)
             self._episode = self._next_episode()
-            if len(self._pending) >= self._batch:
-                self._lay_down()
+            if self._saved.is_due:
+                self._saved.lay_down()
         except BaseException as error:
             self._fail(error)
             raise
@@ -334,16 +282,9 @@ class Recorder:
             return
         if self._failed is None:
             self._give_up()
-            self._lay_down()
+            self._saved.lay_down()
         self._cameras.close()
-        self._layout.finish(self._place.root, self._state)
-        self._place.tidy()
-        if self._uploader is not None:
-            self._uploader.submit(self._layout.upload_plan(self._place.root), prune=True)
-            self._uploader.wait()
-            self._uploader.close()
-            if self._failed is None:
-                self._place.remove()
+        self._saved.finish(keep=self._failed is not None)
         self._lock.release()
         self._ended = True
 
@@ -369,9 +310,10 @@ class Recorder:
 
     def _next_episode(self) -> RunningEpisode:
         """An episode behind all that were saved."""
-        number = self._state.total_episodes + len(self._pending)
-        folder = self._place.unfinished(number)
-        return RunningEpisode(number, folder, self._state.spec, self._cameras, durable_s=self._durable_s)
+        number = self._saved.count
+        return RunningEpisode(
+            number, self._place.unfinished(number), self._spec, self._cameras, durable_s=self._durable_s
+        )
 
     def _check_open(self, action: str) -> None:
         if self._ended:
@@ -400,20 +342,6 @@ class Recorder:
                 len(self._episode.rows), self._episode.number, display_uri(self.root),
             )  # fmt: skip
         self.clear_episode_buffer()
-
-    def _lay_down(self) -> None:
-        """Encode the episodes that wait, and lay them down one after the other."""
-        while self._pending:
-            saved = self._pending[0]
-            number = saved.number
-            files = self._cameras.files(number, saved.rows)
-            episode = make_episode(self._state.spec, number, saved.rows, files, strict=not saved.has_strays)
-            self._state = self._layout.add(self._place.root, self._state, episode)
-            del self._pending[0]
-            shutil.rmtree(self._place.unfinished(number), ignore_errors=True)
-            self._cameras.clean(number)
-            if self._uploader is not None:
-                self._uploader.submit(self._layout.upload_plan(self._place.root))
 
 
 class VideoEncodingManager:

@@ -450,8 +450,8 @@ def test_what_cannot_be_uploaded_is_kept_and_sent_later(tmp_path: Path, s3_serve
     add(recorder, 6)
     recorder.save_episode()
     recorder.video_uri(0, TOP)
-    right = recorder._uploader._store  # type: ignore[union-attr]
-    recorder._uploader._store = ObjectStore(storage_options=s3_server.wrong_options)  # type: ignore[union-attr]
+    right = recorder._saved._uploader._store  # type: ignore[union-attr]
+    recorder._saved._uploader._store = ObjectStore(storage_options=s3_server.wrong_options)  # type: ignore[union-attr]
     add(recorder, 7)
     recorder.save_episode()  # acknowledged: it is on this machine's disk
     with pytest.raises(StoreError) as caught:

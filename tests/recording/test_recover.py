@@ -166,7 +166,7 @@ def test_images_first_killed_at_random_moments(tmp_path: Path, seed: int) -> Non
 # -- a kill between any two steps -------------------------------------------------------------------------------------
 
 STEPS = [
-    "lazyvid.recording.recorder.Recorder._lay_down",
+    "lazyvid.recording.saving.SavedEpisodes.lay_down",
     "lazyvid.recording.layout._place",
     "lazyvid.index.frame_index.FrameIndex.save",
     "lazyvid.recording.layout._append",
