@@ -234,6 +234,26 @@ def test_a_device_is_recorded_as_its_pictures_come(tmp_path: Path) -> None:
     assert video.timestamps[-1] - video.timestamps[0] < 1
 
 
+def test_several_devices_are_cameras_whose_rows_the_slowest_paces(tmp_path: Path) -> None:
+    sizes = {"camera-0": (64, 96), "camera-1": (48, 64)}
+    devices = "testsrc=size=96x64:rate=100,realtime", "testsrc=size=64x48:rate=10,realtime"
+    options = [option for device in devices for option in ("--device", device)]
+    ended = lazyvid("record", tmp_path / "run", *options, "--driver", "lavfi", "--seconds", 1)
+    assert ended.code == 0, ended
+    rows = RecordingLayout().frames(tmp_path / "run")
+    assert rows.num_rows >= 2
+    for camera, size in sizes.items():
+        video = video_of(tmp_path / "run", camera=camera)
+        assert (video.height, video.width, len(video)) == (*size, rows.num_rows)
+        # Each under its own camera's time.
+        assert video.timestamps.tolist() == rows[f"{camera}_timestamp"].to_pylist()
+        assert (np.diff(video.timestamps) > 0).all()
+    assert rows["camera-0_timestamp"].to_pylist() != rows["camera-1_timestamp"].to_pylist()
+    assert re.search(r"note: \d+ pictures of testsrc=size=96x64\S+ were left out", ended.err)
+    missing = lazyvid("record", tmp_path / "none", "--device", devices[0], "--device", "none", "--driver", "lavfi")
+    assert (missing.code, missing.err.startswith("error: Expected a camera (lavfi) at none, cannot open")) == (1, True)
+
+
 def test_a_device_gives_the_newest_pictures_counts_the_others_and_stops_when_told_to() -> None:
     stopped = threading.Event()
     with CameraDevice("testsrc=size=96x64:rate=200,realtime", driver="lavfi") as camera:

@@ -33,7 +33,9 @@ def record_command(
     root: Annotated[str, typer.Argument(help="Where the recording goes: a folder, or a URL.", show_default=False)],
     *,
     source: Annotated[str | None, typer.Option(help="A video to play as a camera.", metavar="URI")] = None,
-    device: Annotated[str | None, typer.Option(help="A camera, such as /dev/video0.", metavar="PATH")] = None,
+    device: Annotated[
+        list[str] | None, typer.Option(help="A camera, such as /dev/video0; give several for several.", metavar="PATH")
+    ] = None,
     cameras: Annotated[int | None, typer.Option(min=1, max=64, help="So many painted cameras [1].")] = None,
     size: Annotated[
         str | None, typer.Option(help=f"Size of a camera's pictures [{_DEFAULT_SIZE}].", metavar="WIDTHxHEIGHT")
@@ -62,7 +64,7 @@ def record_command(
     profile: Profile = None,
     debug: Debug = False,  # noqa: ARG001 - its callback has done the work
 ) -> None:
-    """Record an episode: from painted cameras, a video played again, or a real camera.
+    """Record an episode: from painted cameras, a video played again, or real cameras.
 
     Ctrl-C ends the episode and saves it. What a kill leaves, lazyvid recover finishes.
 
@@ -70,7 +72,7 @@ def record_command(
     """
     _check_choices(source, device, cameras, size, fps)
     store = make_store(option, endpoint_url, profile)
-    wanted_size = None if device is not None and size is None else _parsed_size(size or _DEFAULT_SIZE)
+    wanted_size = None if device and size is None else _parsed_size(size or _DEFAULT_SIZE)
     encoding = {
         "vcodec": vcodec,
         "pix_fmt": pix_fmt,
@@ -80,7 +82,7 @@ def record_command(
         "encoder_threads": threads,
     }
     with _stopped_by_signals() as stopped, contextlib.ExitStack() as held:
-        if device is not None:
+        if device:
             found = held.enter_context(real(device, wanted_size, fps or 30.0, driver, stopped))
         elif source is not None:
             found = played(source, store, stopped)
@@ -93,11 +95,11 @@ def record_command(
 
 
 def _check_choices(
-    source: str | None, device: str | None, cameras: int | None, size: str | None, fps: float | None
+    source: str | None, devices: list[str] | None, cameras: int | None, size: str | None, fps: float | None
 ) -> None:
-    if source is not None and device is not None:
+    if source is not None and devices:
         raise typer.BadParameter("give one of --source and --device.")
-    if cameras is not None and (source or device):
+    if cameras is not None and (source or devices):
         raise typer.BadParameter("--cameras is for painted cameras: leave it out with --source and --device.")
     if source is not None and (size is not None or fps is not None):
         raise typer.BadParameter("--size and --fps are those of the video: leave them out with --source.")
@@ -130,10 +132,11 @@ def _record(recorder: Recorder, source: Source, task: str, seconds: float | None
     origin, length = time.time(), 0.0
     with LiveView(list(source.sizes)) as view:
         for pictures, at in source.rows:
-            if seconds is not None and at >= seconds:
+            if seconds is not None and min(at.values()) >= seconds:
                 break
-            recorder.add_frame({**pictures, "task": task, "timestamp": origin + at})
-            length = at + 1 / source.fps
+            times = {camera: origin + since for camera, since in at.items()}
+            recorder.add_frame({**pictures, "task": task, "timestamp": times})
+            length = max(at.values()) + 1 / source.fps
             view.update(Counts(length, recorder.episode_frames, recorder.queued_frames, recorder.dropped_frames))
     if not recorder.episode_frames:
         raise RecordingError(f"Expected a frame or more for the episode in {display_uri(recorder.root)}, got none.")

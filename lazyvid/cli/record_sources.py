@@ -1,4 +1,4 @@
-"""What `lazyvid record` records: painted cameras, a video played again, or a real camera, each as rows of pictures."""
+"""What `lazyvid record` records: painted cameras, a video played again, or real cameras, each as rows of pictures."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import threading
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,8 +20,8 @@ from lazyvid.testing.pattern import MAX_FRAME_NUMBER
 from lazyvid.video import LazyVideo
 
 Picture = npt.NDArray[Any]
-Row = tuple[Mapping[str, Picture], float]
-"""By camera, RGB uint8 [H, W, 3]; and the seconds since the first row."""
+Row = tuple[Mapping[str, Picture], Mapping[str, float]]
+"""By camera, RGB uint8 [H, W, 3]; and, by camera too, its time: the seconds since the first row began."""
 
 _NUMBERS_APART = 10_000
 _PLAYED_AT_ONCE = 16
@@ -52,7 +52,8 @@ def painted(cameras: int, size: tuple[int, int], fps: float, stopped: threading.
 
     def rows() -> Iterator[Row]:
         for k in _counted(stopped):
-            yield {name: _painted(k + _NUMBERS_APART * c, size) for c, name in enumerate(names)}, k / fps
+            pictures = {name: _painted(k + _NUMBERS_APART * c, size) for c, name in enumerate(names)}
+            yield pictures, dict.fromkeys(names, k / fps)
 
     return Source(fps, dict.fromkeys(names, size), _paced(rows(), stopped))
 
@@ -77,7 +78,7 @@ def played(uri: str, store: ObjectStore, stopped: threading.Event) -> Source:
             clip = video[first : first + _PLAYED_AT_ONCE]
             times = video.timestamps[first : first + _PLAYED_AT_ONCE]
             for picture, seconds in zip(clip.numpy(), times, strict=True):
-                yield {"camera-0": picture}, float(seconds - video.begin_seconds)
+                yield {"camera-0": picture}, {"camera-0": float(seconds - video.begin_seconds)}
 
     size = (video.height, video.width)
     return Source(float(video.average_fps), {"camera-0": size}, _paced(rows(), stopped))
@@ -85,35 +86,48 @@ def played(uri: str, store: ObjectStore, stopped: threading.Event) -> Source:
 
 @contextlib.contextmanager
 def real(
-    device: str, size: tuple[int, int] | None, fps: float, driver: str, stopped: threading.Event
+    devices: Sequence[str], size: tuple[int, int] | None, fps: float, driver: str, stopped: threading.Event
 ) -> Iterator[Source]:
-    """A camera on this machine, held for as long as the context.
+    """Cameras on this machine, held for as long as the context.
+
+    A row is made as soon as each camera has a new picture, so the slowest camera sets the pace.
 
     Args:
-        device: Such as "/dev/video0".
+        devices: Such as "/dev/video0"; the first one is camera-0.
         size: (height, width) to ask for.
         fps: Pictures per second to ask for.
         driver: FFmpeg's name of the kind of device.
         stopped: Ends it.
 
     Raises:
-        RecordingError: if it cannot be opened.
+        RecordingError: if one cannot be opened.
     """
-    with CameraDevice(device, size=size, fps=fps, driver=driver) as camera:
+    waiting = {"waiting": 1} if len(devices) > 1 else {}
+    with contextlib.ExitStack() as held:
+        cameras = {
+            f"camera-{number}": held.enter_context(CameraDevice(device, size=size, fps=fps, driver=driver, **waiting))
+            for number, device in enumerate(devices)
+        }
+        rates = [camera.fps for camera in cameras.values() if camera.fps]
+        sizes = {name: (camera.height, camera.width) for name, camera in cameras.items()}
+        yield Source(min(rates, default=fps), sizes, _taken_together(cameras, stopped))
+        for camera in cameras.values():
+            if camera.skipped:
+                warnings.warn(
+                    f"{camera.skipped} pictures of {camera.device} were left out: they came faster than they were "
+                    "taken. Record smaller pictures, or fewer a second, and with others a camera that is as slow.",
+                    stacklevel=2,
+                )
 
-        def rows() -> Iterator[Row]:
-            first = None
-            for picture, seconds in camera.frames(stopped):
-                first = seconds if first is None else first
-                yield {"camera-0": picture}, seconds - first
 
-        yield Source(camera.fps or fps, {"camera-0": (camera.height, camera.width)}, rows())
-        if camera.skipped:
-            warnings.warn(
-                f"{camera.skipped} pictures of {device} were left out: they came faster than they were taken. Record "
-                "smaller pictures, or fewer a second.",
-                stacklevel=2,
-            )
+def _taken_together(cameras: Mapping[str, CameraDevice], stopped: threading.Event) -> Iterator[Row]:
+    # The slowest first: by the time that it has a picture, the others have one as new.
+    names = sorted(cameras, key=lambda name: cameras[name].fps or 0.0)
+    first = None
+    for taken in zip(*(cameras[name].frames(stopped) for name in names), strict=False):
+        first = min(seconds for _picture, seconds in taken) if first is None else first
+        pictures = dict(zip(names, (picture for picture, _seconds in taken), strict=True))
+        yield pictures, dict(zip(names, (seconds - first for _picture, seconds in taken), strict=True))
 
 
 def _counted(stopped: threading.Event) -> Iterator[int]:
@@ -131,6 +145,6 @@ def _paced(rows: Iterator[Row], stopped: threading.Event) -> Iterator[Row]:
     """Each row when it is due; late ones at once."""
     started = time.monotonic()
     for row in rows:
-        if stopped.wait(max(0.0, started + row[1] - time.monotonic())):
+        if stopped.wait(max(0.0, started + min(row[1].values()) - time.monotonic())):
             return
         yield row

@@ -38,6 +38,8 @@ class CameraDevice:
         fps: Pictures per second to ask for; likewise.
         driver: FFmpeg's name of the kind of device.
         silence_s: Seconds without a picture after which the device counts as broken.
+        waiting: Pictures that wait to be taken, at most. With one, that is the newest whenever it is taken, so that
+            pictures of several cameras fit together.
 
     Raises:
         RecordingError: if there is no such device, or it cannot be opened.
@@ -51,13 +53,14 @@ class CameraDevice:
         fps: float | None = None,
         driver: str = "v4l2",
         silence_s: float = 10.0,
+        waiting: int = 4,
     ) -> None:
         self.device = device
         self.skipped = 0
         """Pictures between the first and the last one taken that nobody took in time."""
         self._silence_s = silence_s
         self._stopped = threading.Event()
-        self._pictures: queue.Queue[tuple[int, Picture, float] | Exception | None] = queue.Queue(maxsize=4)
+        self._pictures: queue.Queue[tuple[int, Picture, float] | Exception | None] = queue.Queue(waiting)
         container = _opened(device, driver, _options(size, fps))
         stream = container.streams.video[0]
         self.height, self.width = stream.height, stream.width
@@ -118,7 +121,7 @@ class CameraDevice:
                     self._put((number, frame.to_ndarray(format="rgb24"), time.monotonic()))
                     if self._stopped.is_set():
                         return
-            except (OSError, ValueError) as error:  # FFmpeg's errors are OSErrors or ValueErrors
+            except (av.FFmpegError, OSError, ValueError) as error:
                 self._put(error)
             else:
                 self._put(None)
@@ -142,7 +145,7 @@ def _options(size: tuple[int, int] | None, fps: float | None) -> dict[str, str]:
 def _opened(device: str, driver: str, options: dict[str, str]) -> InputContainer:
     try:
         container = av.open(device, format=driver, options=options)
-    except (OSError, ValueError) as error:
+    except (av.FFmpegError, OSError, ValueError) as error:
         present = ", ".join(str(path) for path in sorted(Path("/dev").glob("video*"))) or "none"
         raise RecordingError(
             f"Expected a camera ({driver}) at {device}, cannot open it: {error}. Video devices here: {present}."
