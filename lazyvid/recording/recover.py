@@ -137,7 +137,12 @@ def recover_video(path: Path) -> dict[str, int]:
     repaired = repair(path)
     if not repaired and _has_sidecar(path):
         return {}
-    index = build_index(path, scan="full")
+    try:
+        index = build_index(path, scan="full")
+    except NoVideoStreamError as error:  # the header is there, and no frame behind it
+        raise TruncatedVideoError(
+            f"Expected a frame or more in {path}, found none: {error} The recorder was killed before it wrote one."
+        ) from error
     origin = read_origin(path)
     if origin is not None:
         ticks = np.rint(index.timestamp / float(CAPTURE_TIME_BASE)).astype(np.int64).tolist()

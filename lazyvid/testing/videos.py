@@ -30,7 +30,8 @@ _AUDIO_STEP = 1024
 _Feed = Iterator[tuple[Fraction, Any, Any]]  # (time in seconds, stream, frame)
 _BIT_RATES = {"mpeg4": 2_000_000, "mpeg2video": 2_000_000, "libvpx": 1_000_000, "libvpx-vp9": 500_000}
 _QUIET_OPTIONS: dict[str, dict[str, str]] = {
-    "libx264": {"preset": "veryfast", "sc_threshold": "0"},
+    # With AVX-512, x264's mbtree reads memory that it did not write: without it a spec gives the same bytes each time.
+    "libx264": {"preset": "veryfast", "sc_threshold": "0", "mbtree": "0"},
     "libx265": {"preset": "ultrafast", "x265-params": "log-level=error:pools=none:frame-threads=1:scenecut=0"},
     "libsvtav1": {"preset": "9", "crf": "25", "svtav1-params": "lp=1"},
     "libvpx": {"deadline": "good", "cpu-used": "8"},

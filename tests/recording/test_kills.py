@@ -1,0 +1,206 @@
+"""A kill between any two writes, of a file and of a whole recording: what was promised is there, and all is exact."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+from episode_samples import CAMERAS, add, check_row, check_video, frame, make
+from moments import KeptFile, Moment, Moments, contents_after, kept_mp4
+
+from lazyvid.errors import RecordingError, TruncatedVideoError
+from lazyvid.recording import VideoWriter
+from lazyvid.recording.fragments import GrowingMp4
+from lazyvid.recording.layout import RecordingLayout
+from lazyvid.recording.manifest import MANIFEST, read_manifest
+from lazyvid.recording.recorder import Recorder
+from lazyvid.recording.recover import recover
+from lazyvid.testing import painted_frame, read_frame_number
+from lazyvid.video import LazyVideo
+
+T = TypeVar("T")
+FRAMES = 40
+CHAOS = [pytest.mark.slow, pytest.mark.chaos]
+
+
+def sample(moments: Sequence[T], most: int | None) -> list[T]:
+    """So many of them, evenly spread, the last one among them; None takes all."""
+    if most is None or most >= len(moments):
+        return list(moments)
+    return [moments[(k + 1) * len(moments) // most - 1] for k in range(most)]
+
+
+# -- a file -----------------------------------------------------------------------------------------------------------
+
+CODECS: dict[str, dict[str, Any]] = {
+    "h264 with B-frames": {"vcodec": "h264", "preset": "medium", "g": 8},
+    "h264 without delay": {"vcodec": "h264", "preset": "ultrafast", "g": 2},
+    "hevc": {"vcodec": "hevc", "preset": "ultrafast", "g": 8},
+    "libsvtav1": {"vcodec": "libsvtav1", "preset": 10, "g": 8, "crf": 20},
+}
+
+
+def written(path: Path, **options: Any) -> tuple[KeptFile, list[tuple[int, int]]]:
+    """A video as it was written, and how many frames were promised after so many writes."""
+    promised = []
+    with kept_mp4() as kept:
+        writer = VideoWriter(path, 30, write_sidecar=False, **options)
+        growing = None
+        for k in range(FRAMES):
+            writer.add_frame(painted_frame(k, width=96, height=64), timestamp=5.125 + k / 7)
+            growing = growing or GrowingMp4(next(str(file) for file in path.parent.iterdir()))
+            promised.append((len(kept[0].writes), growing.count()))
+        writer.close()
+    assert growing is not None
+    growing.close()
+    return kept[0], promised
+
+
+@pytest.mark.parametrize(
+    ("codec", "most"),
+    [("h264 with B-frames", 8), *(pytest.param(name, None, marks=CHAOS) for name in CODECS)],
+)
+def test_a_kill_at_every_write_of_a_file(tmp_path: Path, codec: str, most: int | None) -> None:
+    (tmp_path / "whole").mkdir()
+    kept, promised = written(tmp_path / "whole" / "a.mp4", **CODECS[codec])
+    assert contents_after(kept.writes, len(kept.writes)) == (tmp_path / "whole" / "a.mp4").read_bytes()
+    kills = [(count, torn) for count in range(len(kept.writes) + 1) for torn in (False, True)]
+    found = []
+    for count, torn in sample(kills, most):
+        path = tmp_path / f"{count}-{torn}.mp4"
+        path.write_bytes(contents_after(kept.writes, count, torn=torn))
+        promise = max((frames for writes, frames in promised if writes <= count), default=0)
+        found.append(check_recovered_file(path, promise if count < len(kept.writes) else FRAMES))
+    assert found == sorted(found), "a later kill leaves less"
+    assert found[-1] == FRAMES
+    assert len(set(found)) > min(3, len(found) - 1)
+
+
+def check_recovered_file(path: Path, promise: int) -> int:
+    """Nothing promised is lost, and what there is is exact; the number of frames."""
+    before = path.read_bytes()
+    try:
+        recover(path)
+    except (TruncatedVideoError, RecordingError):
+        assert promise == 0
+        assert path.read_bytes() == before, "it is left as it was"
+        return 0
+    video = LazyVideo(path, on_missing_index="raise")
+    count = len(video)
+    assert count >= promise
+    assert [read_frame_number(picture) for picture in video[:]] == list(range(count))
+    exact = [5.125 + float(Fraction(round(Fraction(k, 7) * 10**6), 10**6)) for k in range(count)]
+    assert video.timestamps.tolist() == pytest.approx(exact, abs=1e-9)
+    assert not recover(path).changed
+    return count
+
+
+# -- a recording ------------------------------------------------------------------------------------------------------
+
+LENGTHS = (7, 5)
+Promise = tuple[int, int]
+"""Episodes that were acknowledged, and frames of each camera of the one behind them that are durable."""
+
+
+def recorded(root: Path, **options: Any) -> list[Moment[Promise]]:
+    """Every state that a recording of a few episodes goes through, its end and a beginning anew among them."""
+    promise: Promise = (0, 0)
+    moments = Moments(root, lambda: promise)
+    with moments.watched():
+        recorder = make(root, **{"g": 4} | options)
+        for episode, length in enumerate(LENGTHS):
+            for row in range(length):
+                recorder.add_frame(frame(episode, row))
+                promise = (episode, min(recorder.durable_frames.values(), default=0))
+            recorder.save_episode()
+            promise = (len(LENGTHS[: episode + 1]), 0)
+        recorder.finalize()
+        with Recorder.resume(root, on_full="block") as recorder:
+            add(recorder, 2)
+            promise = (len(LENGTHS), min(recorder.durable_frames.values(), default=0))
+            recorder.save_episode()
+            promise = (len(LENGTHS) + 1, 0)
+    return list(moments)
+
+
+def left_over(root: Path, **options: Any) -> list[Moment[Promise]]:
+    """Every state that a recovery goes through."""
+    recorder = make(root, **{"g": 4} | options)
+    add(recorder, LENGTHS[0])
+    recorder.save_episode()
+    add(recorder, LENGTHS[1])
+    durable = min(recorder.durable_frames.values(), default=0)
+    recorder._episode._journal.close()  # type: ignore[union-attr]
+    recorder._lock.release()  # as the end of the process does
+    moments = Moments(root, lambda: (1, durable))
+    with moments.watched():
+        recover(root)
+    recorder._cameras.close()
+    return list(moments)
+
+
+WAYS: dict[str, tuple[Callable[..., list[Moment[Promise]]], dict[str, Any]]] = {
+    "while encoding": (recorded, {}),
+    "with B-frames": (recorded, {"preset": "medium"}),
+    "libsvtav1": (recorded, {"vcodec": "libsvtav1", "preset": 10, "crf": 10}),
+    "images first": (recorded, {"streaming_encoding": False}),
+    "images of two episodes": (recorded, {"streaming_encoding": False, "batch_encoding_size": 2}),
+    "recovery": (left_over, {}),
+}
+
+
+@pytest.mark.parametrize(
+    ("way", "most"),
+    [("while encoding", 8), *(pytest.param(name, None, marks=CHAOS) for name in WAYS)],
+)
+def test_a_kill_at_every_write_of_a_recording(tmp_path: Path, way: str, most: int | None) -> None:
+    record, options = WAYS[way]
+    moments = record(tmp_path / "run", **options)
+    assert len(moments) > 40
+    unreadable = 0.1 if options.get("vcodec") == "libsvtav1" else 0.0  # at this size it paints a cell over now and then
+    for moment in sample(moments, most):
+        try:
+            check_moment(moment, tmp_path / "killed", unreadable=unreadable)
+        except BaseException as error:
+            error.add_note(f"killed after: {moment.step}; promised: {moment.promise}")
+            raise
+
+
+def check_moment(moment: Moment[Promise], root: Path, *, unreadable: float) -> None:
+    """What was promised is there, what is there is exact, and it can be recorded on."""
+    acknowledged, durable = moment.promise
+    moment.lay_down(root)
+    if not (root / MANIFEST).exists():  # before the recording was there at all
+        assert moment.promise == (0, 0)
+        return
+    whole = read_manifest(root).total_episodes
+    assert whole >= acknowledged - _waiting(root)
+    for episode in range(whole):
+        for camera in CAMERAS:
+            LazyVideo(RecordingLayout().video_path(root, episode, camera), on_missing_index="raise")
+    recover(root)
+    total = read_manifest(root).total_episodes
+    assert total >= acknowledged
+    table = RecordingLayout().frames(root).to_pylist() if total else []
+    assert {row["episode_index"] for row in table} == set(range(total))
+    for episode in range(total):
+        rows = [row for row in table if row["episode_index"] == episode]
+        assert [row["frame_index"] for row in rows] == list(range(len(rows)))
+        assert len(rows) >= ((*LENGTHS, 2)[episode] if episode < acknowledged else durable)
+        for row in rows:
+            check_row(row)
+        for camera in CAMERAS:
+            path = RecordingLayout().video_path(root, episode, camera)
+            if path.exists() or episode < acknowledged:
+                check_video(LazyVideo(path, on_missing_index="raise"), rows, camera, unreadable=unreadable)
+    assert total > acknowledged or durable == 0
+    assert not (root / ".unfinished").exists()
+    assert not recover(root).changed
+
+
+def _waiting(root: Path) -> int:
+    """Episodes that were saved and wait to be encoded."""
+    return len(list((root / ".unfinished").glob("*"))) if (root / "images").exists() else 0
