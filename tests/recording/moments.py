@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import av
-import lance
 import pytest
 
 from lazyvid.index import lance_process
@@ -110,16 +109,19 @@ class Moment(Generic[T]):
         return folder
 
 
-_STEPS: tuple[tuple[Any, str], ...] = (
-    *((os, name) for name in ("open", "write", "replace", "rename", "link", "unlink", "remove", "rmdir", "mkdir")),
-    *((os, name) for name in ("truncate", "ftruncate", "pwrite")),
-    *((Mp4File, name) for name in ("__init__", "write", "finish", "abandon")),
-    (lance_process, "write_dataset"),
-    (lance, "write_dataset"),
-    (lance.LanceDataset, "delete"),
-    (lance.LanceDataset, "cleanup_old_versions"),
-)
-"""What changes files: Python's own calls one by one, FFmpeg and Lance call by call."""
+def _steps() -> Iterator[tuple[Any, str]]:
+    """What changes files: Python's own calls one by one, FFmpeg's and Lance's call by call."""
+    lance_process._begin_use()  # so that Lance is imported as the package does it
+    import lance
+
+    for name in ("open", "write", "pwrite", "truncate", "ftruncate"):
+        yield os, name
+    for name in ("replace", "rename", "link", "unlink", "remove", "rmdir", "mkdir"):
+        yield os, name
+    for name in ("__init__", "write", "finish", "abandon"):
+        yield Mp4File, name
+    yield from ((lance_process, "write_dataset"), (lance, "write_dataset"))
+    yield from ((lance.LanceDataset, "delete"), (lance.LanceDataset, "cleanup_old_versions"))
 
 
 class Moments(Generic[T]):
@@ -150,7 +152,7 @@ class Moments(Generic[T]):
     def watched(self) -> Iterator[None]:
         """Take note of every step inside the block."""
         with pytest.MonkeyPatch.context() as patch:
-            for owner, name in _STEPS:
+            for owner, name in _steps():
                 patch.setattr(owner, name, self._step(name, getattr(owner, name)))
             self._look("begin")
             yield
