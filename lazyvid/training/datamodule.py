@@ -174,11 +174,11 @@ class VideoDataModule(pl.LightningDataModule):
         dataset = self._needed("train")
         sampler: ClipSampler
         if self._order == "random":
-            sampler = RandomClipSampler(dataset, clip=self._clip, seed=self._seed)
+            sampler = RandomClipSampler(dataset, seed=self._seed)
         elif self._order == "blocks":
-            sampler = BlockShuffleSampler(dataset, clip=self._clip, seed=self._seed)
+            sampler = BlockShuffleSampler(dataset, seed=self._seed)
         else:
-            sampler = SequentialClipSampler(dataset, clip=self._clip)
+            sampler = SequentialClipSampler(dataset, seed=self._seed)
         loader = self._loader("train", sampler, uneven="drop")
         if self._resumed is not None:
             # Lightning gives the loader its state too, but not where the optimizer asks for the number of steps first.
@@ -201,7 +201,7 @@ class VideoDataModule(pl.LightningDataModule):
         if self._dataset(stage) is None:
             return []
         tail: Literal["pad", "drop"] = "pad" if self._clip.pad == "repeat" else "drop"
-        sampler = SequentialClipSampler(self._needed(stage), clip=self._clip, tail=tail)
+        sampler = SequentialClipSampler(self._needed(stage), tail=tail)
         return self._loader(stage, sampler, uneven="keep")
 
     def _loader(self, stage: Stage, sampler: ClipSampler, *, uneven: Literal["drop", "keep"]) -> ClipLoader:

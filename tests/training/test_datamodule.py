@@ -17,7 +17,7 @@ from lightning_program import Seen, Witness, data_of, every_step, trainer_of
 
 from lazyvid.frames import ClipSpec
 from lazyvid.storage import ObjectStore
-from lazyvid.testing import S3Server
+from lazyvid.testing import S3Server, read_frame_number
 from lazyvid.training.datamodule import VideoDataModule
 
 PROGRAM = Path(__file__).with_name("lightning_program.py")
@@ -140,22 +140,26 @@ def test_two_ranks_share_each_epoch(folder: Path, whole: Seen, tmp_path: Path, s
     check_ranks(ranks, whole)
 
 
+@pytest.fixture(scope="module")
+def ranks_whole(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """An uninterrupted run of three epochs on two ranks: four steps an epoch on each."""
+    return run(tmp_path_factory.mktemp("whole"), str(folder), data={"num_workers": 0})
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize("killed_after", range(1, 9))
 @pytest.mark.parametrize("workers", [0, 2])
-def test_two_ranks_resume_after_a_kill(folder: Path, tmp_path: Path, workers: int) -> None:
-    data = {"num_workers": workers}
-    whole = run(tmp_path / "whole", str(folder), data=data)
-    steps = steps_of(whole[0]["seen"])
-    for kill_at in range(1, 2 * steps + 1):
-        out = tmp_path / f"killed-{kill_at}"
-        order = {"checkpoints": True, "data": data, "devices": 2}
-        run(out, str(folder), code=1, kill_at=kill_at + 1, **order)
-        checkpoint = out / "checkpoints" / f"s{kill_at}.ckpt"
-        more = {"num_workers": 4 if workers else 0}
-        rest = run(tmp_path / f"rest-{kill_at}", str(folder), checkpoint=str(checkpoint), data=more)
-        for ours, theirs in zip(rest, whole, strict=True):
-            assert ours["seen"] == theirs["seen"][kill_at:]
-        shutil.rmtree(out)
+def test_two_ranks_resume_after_a_kill(
+    folder: Path, tmp_path: Path, ranks_whole: list[dict[str, Any]], workers: int, killed_after: int
+) -> None:
+    assert steps_of(ranks_whole[0]["seen"]) == 4
+    order = {"checkpoints": True, "data": {"num_workers": workers}, "kill_at": killed_after + 1}
+    run(tmp_path / "killed", str(folder), code=1, **order)
+    checkpoint = tmp_path / "killed" / "checkpoints" / f"s{killed_after}.ckpt"
+    more = {"num_workers": 4 if workers else 0}
+    rest = run(tmp_path / "rest", str(folder), checkpoint=str(checkpoint), data=more)
+    for ours, theirs in zip(rest, ranks_whole, strict=True):
+        assert ours["seen"] == theirs["seen"][killed_after:]
 
 
 # -- the rest ---------------------------------------------------------------------------------------------------------
@@ -176,6 +180,20 @@ def test_evaluation_reads_every_clip_once_and_pixels_are_normalised(folder: Path
     trainer_of(epochs=1).validate(model, datamodule=data, verbose=False)
     expected = [v * 1000 + start for v, count in enumerate((23, 8, 40)) for start in range(0, count - 3, 4)]
     assert model.validated == expected
+
+
+@pytest.mark.parametrize("order", ["random", "blocks", "sequential"])
+@pytest.mark.parametrize(
+    "clip", [ClipSpec(4, frame_stride=2, pad="repeat"), ClipSpec(3, fps=10)], ids=["stride", "fps"]
+)
+def test_orders_and_clips(folder: Path, order: Any, clip: ClipSpec) -> None:
+    data = VideoDataModule(clip, train=str(folder), val=str(folder), num_workers=0, order=order, batch_size=1)
+    for loader in (data.train_dataloader(), data.val_dataloader()):
+        batches = list(loader)
+        assert len(batches) == len(loader) > 0
+        for batch in batches:
+            numbers = batch["video_id"] * 1000 + batch["frame_indices"][0]
+            assert [read_frame_number(frame) for frame in batch["frames"][0]] == numbers.tolist()
 
 
 def test_prepare_data_writes_the_sidecars_that_are_missing(folder: Path, tmp_path: Path) -> None:
