@@ -20,6 +20,7 @@
     │   ├── CorruptVideoError
     │   ├── DecodeError             a planned frame did not come out of the decoder
     │   ├── UnsupportedCodecError
+    │   ├── UncuttableVideoError    a run of frames that cannot be copied without the frames around it
     │   ├── LimitExceededError      larger than `lazyvid.Limits` allows
     │   ├── FrameIndexError         (IndexError) a frame number outside the video
     │   └── FrameTimestampError     no frame within the tolerance of a time asked for
@@ -124,6 +125,10 @@ class DecodeError(VideoError):
 
 class UnsupportedCodecError(VideoError):
     """No decoder, or no way to address this codec's packets, is available here."""
+
+
+class UncuttableVideoError(VideoError):
+    """Frames cannot be copied from a video by themselves: others' packets lie among theirs, or none is a start."""
 
 
 class LimitExceededError(VideoError):

@@ -5,6 +5,7 @@ On top of this room: `metadata.py` says what there is, `items.py` puts items tog
 
 from __future__ import annotations
 
+import contextlib
 import operator
 import os
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from torch.utils.data import Dataset
 
-from lazyvid.errors import EpisodeMismatchError
+from lazyvid.errors import EpisodeMismatchError, LazyVidError
 from lazyvid.frames import ClipSpec, Window
 from lazyvid.lerobot.deltas import DeltaWindows
 from lazyvid.lerobot.items import Dtypes, Item, ItemFormat, ItemReader, PendingItems, Transform
@@ -23,7 +24,9 @@ from lazyvid.lerobot.pictures import DepthUnit
 from lazyvid.lerobot.rows import Rows
 from lazyvid.lerobot.videos import DatasetVideos, OnMismatch
 from lazyvid.storage import ObjectStore, SegmentCache, display_uri
+from lazyvid.training.checks import check_before_sending
 from lazyvid.training.extents import Extents
+from lazyvid.training.prefetched import Prefetched
 
 IntArray = npt.NDArray[np.int64]
 
@@ -132,6 +135,7 @@ class LeRobotDataset(Dataset[Item]):
         )
         self._reader = ItemReader(meta, self._windows, Rows(meta), videos, looks)
         self._reader.image_transforms = arguments["image_transforms"]
+        self._prefetched: Prefetched[PendingItems] = Prefetched()
 
     @property
     def image_transforms(self) -> Transform | None:
@@ -149,6 +153,7 @@ class LeRobotDataset(Dataset[Item]):
         return dataset
 
     def __reduce__(self) -> tuple[Any, ...]:
+        check_before_sending(image_transforms=self.image_transforms)
         arguments = self._arguments | {"image_transforms": self.image_transforms}
         return type(self)._restore, (self.meta, self._chosen, arguments)
 
@@ -247,7 +252,19 @@ class LeRobotDataset(Dataset[Item]):
             EpisodeMismatchError: if an episode's rows and videos contradict one another.
             LazyVidError: if rows or frames cannot be read.
         """
-        return self.begin(items).result()
+        windows = [self._checked(item) for item in items]
+        pending = self._prefetched.pop(tuple(windows)) or self._reader.begin(windows, self._episodes)
+        return pending.result(windows)
+
+    def prefetch(self, items: Sequence[SupportsIndex | Window]) -> None:
+        """Begin to fetch what `__getitems__` of these items will need, and return at once.
+
+        What goes wrong is raised there. The last batches that were announced are kept, in this process alone, until
+        they are asked for.
+        """
+        with contextlib.suppress(LazyVidError, IndexError, TypeError, ValueError):
+            windows = [self._checked(item) for item in items]
+            self._prefetched.add(tuple(windows), lambda: self._reader.begin(windows, self._episodes))
 
     def begin(self, items: Sequence[SupportsIndex | Window]) -> PendingItems:
         """Begin to read frames: `begin(items).result()` is `__getitems__(items)`.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -26,6 +27,7 @@ from lazyvid.lerobot.schema import IMAGE, Feature
 from lazyvid.lerobot.videos import DatasetVideos, EpisodeFrames
 from lazyvid.storage import display_uri
 from lazyvid.training.collate import consecutive_rows
+from lazyvid.training.seeding import transformed
 from lazyvid.video import begin_clips
 
 IntArray = npt.NDArray[np.int64]
@@ -51,9 +53,11 @@ class ItemFormat:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Batch:
+class Batch:
     """The frames of a batch."""
 
+    windows: Sequence[Window]
+    """As they were asked for."""
     episodes: IntArray
     """int64 [B], as the dataset counts them."""
     frames: IntArray
@@ -92,17 +96,17 @@ class ItemReader:
         """
         episodes = chosen[[window.video for window in windows]]
         frames = np.array([window.start for window in windows], np.int64)
-        batch = _Batch(episodes, frames, self._meta.episodes.lengths[episodes])
+        batch = Batch(windows, episodes, frames, self._meta.episodes.lengths[episodes])
         items: list[Item] = [{} for _ in windows]
         if windows:
             rows = self._rows.batch(episodes)
             self._add_rows(items, batch, rows)
             self._add_windows(items, batch, rows)
-        return PendingItems(self, items, self._begin_videos(batch))
+        return PendingItems(self, batch, items, self._begin_videos(batch))
 
     # -- rows ---------------------------------------------------------------------------------------------------------
 
-    def _add_rows(self, items: list[Item], batch: _Batch, rows: RowBatch) -> None:
+    def _add_rows(self, items: list[Item], batch: Batch, rows: RowBatch) -> None:
         """Each feature at the items' own frames, but for those that have a window; and the task."""
         own = batch.frames[:, None]
         for key, feature in self._meta.info.features.items():
@@ -125,7 +129,7 @@ class ItemReader:
             )
         return self._meta.tasks[number]
 
-    def _add_windows(self, items: list[Item], batch: _Batch, rows: RowBatch) -> None:
+    def _add_windows(self, items: list[Item], batch: Batch, rows: RowBatch) -> None:
         """`{key}_is_pad` of each feature with a window, and its values where they are no videos."""
         for key in self._deltas.offsets:
             frames, is_pad = self._deltas.frames(key, batch.frames, batch.lengths)
@@ -159,7 +163,7 @@ class ItemReader:
 
     # -- videos -------------------------------------------------------------------------------------------------------
 
-    def _begin_videos(self, batch: _Batch) -> PendingClips:
+    def _begin_videos(self, batch: Batch) -> PendingClips:
         """The clips of all cameras, camera by camera, so that each one's are neighbours in memory."""
         wanted = [
             EpisodeFrames(key, batch.episodes, self._deltas.frames(key, batch.frames, batch.lengths)[0])
@@ -167,7 +171,7 @@ class ItemReader:
         ]
         return begin_clips(self._videos.requests(wanted))
 
-    def finish(self, items: list[Item], clips: Sequence[Clip]) -> list[Item]:
+    def finish(self, windows: Sequence[Window], items: list[Item], clips: Sequence[Clip]) -> list[Item]:
         """Add the frames to items and transform their pictures."""
         for number, key in enumerate(self._meta.video_keys):
             feature = self._meta.info.features[key]
@@ -175,8 +179,8 @@ class ItemReader:
             for item, frames in zip(items, pictures, strict=True):
                 item[key] = frames[0] if len(frames) == 1 else frames
         if self.image_transforms is not None:
-            for item in items:
-                self._transform(item, self.image_transforms)
+            transform = partial(self._transformed, self.image_transforms)
+            return [transformed(transform, item, w.seed) for item, w in zip(items, windows, strict=True)]
         return items
 
     def _pictures(self, clips: Sequence[Clip], feature: Feature) -> Sequence[Tensor]:
@@ -195,25 +199,30 @@ class ItemReader:
         levels = pixels.movedim(-1, -3)
         return levels if self._looks.return_uint8 else as_floats(levels)
 
-    def _transform(self, item: Item, transform: Transform) -> None:
+    def _transformed(self, transform: Transform, item: Item) -> Item:
         for key, feature in self._meta.info.features.items():
             if feature.is_camera and not feature.is_depth:
                 item[key] = transform(item[key])
+        return item
 
 
 class PendingItems:
     """Items whose rows are there and whose frames are on their way; made by `LeRobotDataset.begin`."""
 
-    def __init__(self, reader: ItemReader, items: list[Item], clips: PendingClips) -> None:
-        self._reader, self._items, self._clips = reader, items, clips
+    def __init__(self, reader: ItemReader, batch: Batch, items: list[Item], clips: PendingClips) -> None:
+        self._reader, self._batch, self._items, self._clips = reader, batch, items, clips
 
-    def result(self) -> list[Item]:
+    def result(self, windows: Sequence[Window] | None = None) -> list[Item]:
         """Wait for the frames, decode them and put the items together.
+
+        Args:
+            windows: The same ones, where others' seeds shall count.
 
         Raises:
             LazyVidError: if frames cannot be read; a further call tries again.
         """
-        return self._reader.finish([dict(item) for item in self._items], self._clips.result())
+        items = [dict(item) for item in self._items]
+        return self._reader.finish(windows or self._batch.windows, items, self._clips.result())
 
     def cancel(self) -> None:
         """Give up what has not been read."""

@@ -68,7 +68,7 @@ def begin(spec: RecordingSpec, place: Spool, layout: Layout, tuning: Tuning) -> 
         RecordingError: if there is a recording already, or the folder cannot be made.
     """
     _check(tuning)
-    cameras = cameras_of(spec, place.root, tuning)
+    cameras = cameras_of(spec, place.root, tuning, layout.rules)
     place.check_new()
     state = layout.create(place.root, spec)
     place.remember()
@@ -91,7 +91,7 @@ def take_up(place: Spool, layout: Layout, tuning: Tuning) -> OpenRecording:
     try:
         recover_root(place, layout)
         state = layout.open(place.root)
-        cameras = cameras_of(state.spec, place.root, tuning)
+        cameras = cameras_of(state.spec, place.root, tuning, layout.rules)
     except BaseException:
         lock.release()
         raise

@@ -74,6 +74,8 @@ class CameraEncoderThread(threading.Thread):
         origin: The capture time that lies at 0 in the file; None takes the first frame's.
         metadata: Tags for the file's header.
         options: Further options of the encoder, by FFmpeg's names.
+        repeat_gaps: Whether the frame before a gap on the grid is encoded again until the gap is filled; one at the
+            beginning is filled with the first frame, one at the end where `grid_frames` says how many there were.
     """
 
     def __init__(
@@ -93,6 +95,7 @@ class CameraEncoderThread(threading.Thread):
         origin: EpisodeOrigin | None = None,
         metadata: Mapping[str, str] | None = None,
         options: Mapping[str, Any] | None = None,
+        repeat_gaps: bool = False,
     ) -> None:
         super().__init__(name=f"lazyvid-encoder-{Path(video_path).name}", daemon=True)
         self.video_path = Path(video_path)
@@ -114,6 +117,10 @@ class CameraEncoderThread(threading.Thread):
         """Frames that the file would still have if the process were killed now."""
         self.busy_since: float | None = None
         """When the thread began with the frame that it is at, by `time.monotonic`; None while it is at none."""
+        self.repeat_gaps = repeat_gaps
+        self.grid_frames = 0
+        """Frames that there were in all, those counted that were dropped; set before the end."""
+        self._kept: FrameLike | None = None  # the last picture, to be repeated
         self._origin = origin
         self._metadata = dict(metadata or {})
         self._options = {str(name): str(value) for name, value in (options or {}).items()}
@@ -157,6 +164,8 @@ class CameraEncoderThread(threading.Thread):
         try:
             for item in self._items():
                 self._encode(self._queued(item), pictures)
+            if self._kept is not None and not self._discarded.is_set():
+                self._fill_gap(self.grid_frames, self._kept, pictures)
             return self._finish()
         except BaseException:
             if self._file is not None:
@@ -203,6 +212,9 @@ class CameraEncoderThread(threading.Thread):
         picture = pictures.make(pixels)
         if self._file is None:
             self._file = self._opened(picture, pictures)
+        if self.repeat_gaps and self._times is None:
+            self._fill_gap(frame.number, pixels if self._kept is None else self._kept, pictures)
+            self._kept = pixels
         self._file.write(picture, tick)
         if self._times is not None:
             self._times.add(frame.seconds)
@@ -211,6 +223,14 @@ class CameraEncoderThread(threading.Thread):
             self._statistics.update(pixels)
         self.frame_count += 1
         self.durable_frames = self._growing.count()
+
+    def _fill_gap(self, stop: int, pixels: FrameLike, pictures: PictureMaker) -> None:
+        """Encode a picture in the places on the grid up to `stop` that are still empty."""
+        for number in range(self._next_number, stop):
+            if self._file is not None:
+                self._file.write(pictures.make(pixels), number)
+                self.frame_count += 1
+        self._next_number = max(self._next_number, stop)
 
     def _tick(self, frame: QueuedFrame) -> int:
         if self.frame_count == 0 and frame.seconds is not None:

@@ -27,6 +27,7 @@ from lazyvid.recording.lane import OnFull
 from lazyvid.recording.manifest import RecordingSpec
 from lazyvid.recording.pictures import FrameLike
 from lazyvid.recording.png import decode_png
+from lazyvid.recording.rules import FrameRules
 from lazyvid.recording.statistics import ImageStatistics, Statistics, image_feature
 from lazyvid.recording.writer import VideoWriter
 
@@ -53,6 +54,9 @@ class Cameras(Protocol):
 
     def feed(self, camera: str, picture: FrameLike, seconds: float | None) -> None:
         """Take the next picture of a camera."""
+
+    def wait_for_room(self, seconds: float | None) -> bool:
+        """Whether none of the cameras would drop its next picture; where one would, it is left out for all."""
 
     def end(self) -> None:
         """Bring all that was fed to the disk: from here on, the episode's files can be made."""
@@ -101,6 +105,10 @@ class StreamingCameras:
     def feed(self, camera: str, picture: FrameLike, seconds: float | None) -> None:
         """Put a copy of the picture into the camera's queue."""
         self._encoder.feed_frame(camera, picture, seconds)
+
+    def wait_for_room(self, seconds: float | None) -> bool:
+        """Wait as `feed` would."""
+        return not self._cameras or self._encoder.wait_for_room(seconds)
 
     def end(self) -> None:
         """Wait for the encoders to finish their files."""
@@ -198,6 +206,11 @@ class ImageCameras:
         self._writer.save_image(picture, frame_path(images_of(self._root, camera, self._episode), number))
         self._counts[camera] = number + 1
 
+    def wait_for_room(self, seconds: float | None) -> bool:
+        """Writing waits: nothing is dropped."""
+        del seconds
+        return True
+
     def end(self) -> None:
         """Wait for the images to be written."""
         self._writer.wait_until_done()
@@ -251,7 +264,7 @@ class Tuning:
     """Seconds between two fsyncs of each file."""
 
 
-def cameras_of(spec: RecordingSpec, root: Path, tuning: Tuning) -> Cameras:
+def cameras_of(spec: RecordingSpec, root: Path, tuning: Tuning, rules: FrameRules) -> Cameras:
     """What makes files of a recording's pictures, by the settings that it was begun with."""
     settings = spec.encoding
     if not settings["streaming_encoding"]:
@@ -266,6 +279,7 @@ def cameras_of(spec: RecordingSpec, root: Path, tuning: Tuning) -> Cameras:
         tuning.queue_maxsize,
         settings["encoder_threads"],
         on_full=tuning.on_full,
+        repeat_gaps=rules.on_gap == "repeat",
         durable_s=tuning.durable_s,
     )
     return StreamingCameras(spec.features.videos, encoder)
@@ -333,6 +347,7 @@ def make_episode(
     files: Mapping[str, CameraFile],
     *,
     strict: bool,
+    on_grid: bool = False,
     interrupted: bool = False,
 ) -> Episode:
     """An episode of rows and finished files, each file held against the rows.
@@ -343,13 +358,15 @@ def make_episode(
         rows: Its rows.
         files: Its cameras' files.
         strict: Whether a frame that no row has is an error.
+        on_grid: Whether frame k lies at k / fps, whatever capture times the rows have.
         interrupted: Whether its end may be missing.
 
     Raises:
         EncoderFailedError: if a file holds frames at times that no row has.
     """
+    shown = rows.untimed() if on_grid else rows
     videos = tuple(
-        finish_video(camera, file.path, rows, spec.rate, strict=strict)
+        finish_video(camera, file.path, shown, spec.rate, strict=strict)
         for camera, file in sorted(files.items())
         if file.path.exists()  # a camera all of whose frames were dropped has none
     )

@@ -59,6 +59,7 @@ class StreamingVideoEncoder:
         encoder_threads: `lp` for libsvtav1, threads for other encoders, per camera; None leaves it to the encoder.
         on_full: What happens to a frame when as many wait: "drop" leaves it out and counts it; who feeds faster
             than `fps` is first held up, for half a second an episode. "block" waits; "raise" raises `QueueFullError`.
+        repeat_gaps: Whether a dropped frame without capture time is made up for by encoding the one before it again.
         options: Further options of the encoder, by FFmpeg's names.
         durable_s: Seconds between two fsyncs of each file: what a loss of power may cost. A killed process loses only
             what `durable_frames` does not count.
@@ -83,6 +84,7 @@ class StreamingVideoEncoder:
         encoder_threads: int | None = None,
         *,
         on_full: OnFull = "drop",
+        repeat_gaps: bool = False,
         options: Mapping[str, Any] | None = None,
         durable_s: float = 1.0,
         stall_timeout_s: float = 20.0,
@@ -111,6 +113,7 @@ class StreamingVideoEncoder:
         self.queue_maxsize = queue_maxsize
         self.encoder_threads = encoder_threads
         self.on_full = on_full
+        self.repeat_gaps = repeat_gaps
         self.options = dict(options or {})
         self.durable_s = durable_s
         self.stall_timeout_s = stall_timeout_s
@@ -220,6 +223,28 @@ class StreamingVideoEncoder:
             raise KeyError(f"Expected a camera of the episode ({', '.join(self._lanes)}), got {video_key!r}.")
         lane.feed(image, timestamp)
 
+    def wait_for_room(self, timestamp: float | None = None) -> bool:
+        """Whether none of the cameras would drop its next frame; waits as `feed_frame` would.
+
+        Where one would, the frame is left out for all of them: `dropped_frames` counts it, and it takes no place on the
+        grid. To be asked before the first camera is fed, by the thread that feeds all.
+
+        Args:
+            timestamp: Seconds, when the frame was taken.
+
+        Raises:
+            RuntimeError: if there is no episode.
+            EncoderFailedError: if a camera's encoder failed.
+            RecordingDiskFullError: if the disk is full.
+        """
+        if not self._is_active:
+            raise RuntimeError("No active episode. Call start_episode() before wait_for_room().")
+        if all(lane.wait_for_room() for lane in self._lanes.values()):
+            return True
+        for lane in self._lanes.values():
+            lane.leave_out(timestamp)
+        return False
+
     def finish_episode(self) -> dict[str, tuple[Path, Statistics | None]]:
         """End the episode: encode what still waits and finish the files.
 
@@ -302,6 +327,7 @@ class StreamingVideoEncoder:
             origin=origin,
             metadata=metadata,
             options=self.options,
+            repeat_gaps=self.repeat_gaps,
         )
         return Lane(
             key,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -63,6 +64,10 @@ class EpisodeRows:
         values = {name: column[:count] for name, column in self.values.items()}
         return EpisodeRows(self.tasks[:count], values, self.times[:count])
 
+    def untimed(self) -> EpisodeRows:
+        """The same rows without capture times: row k lies at k / fps."""
+        return EpisodeRows(self.tasks, self.values)
+
     def task_names(self) -> list[str]:
         """Each task once, in the order in which they came."""
         return list(dict.fromkeys(self.tasks))
@@ -111,6 +116,15 @@ class Episode:
     """Of every feature that has some."""
     interrupted: bool = False
     """Whether the recorder ended before it was saved, so that its end may be missing."""
+
+
+def whole_rows(videos: Sequence[EpisodeVideo], cameras: Collection[str]) -> int:
+    """How many rows from the first one on have a frame of every camera, under the row's own number."""
+    whole = [0] if {video.camera for video in videos} < set(cameras) else []
+    for video in videos:
+        wrong = np.flatnonzero(video.frame_of_row != np.arange(len(video.frame_of_row)))
+        whole.append(int(wrong[0]) if len(wrong) else len(video.frame_of_row))
+    return min(whole, default=0)
 
 
 def finish_video(camera: str, path: Path, rows: EpisodeRows, rate: Fraction, *, strict: bool) -> EpisodeVideo:
@@ -243,11 +257,12 @@ def row_statistics(rows: EpisodeRows, features: Features) -> Stats:
         vectors = values.reshape(len(values), -1)
         vectors = vectors[np.isfinite(vectors).all(axis=1)]
         if len(vectors):
-            found[name] = _vector_statistics(vectors, features.tabular[name].shape)
+            found[name] = vector_statistics(vectors, features.tabular[name].shape)
     return found
 
 
-def _vector_statistics(vectors: npt.NDArray[Any], shape: tuple[int, ...]) -> dict[str, npt.NDArray[Any]]:
+def vector_statistics(vectors: npt.NDArray[Any], shape: tuple[int, ...]) -> dict[str, npt.NDArray[Any]]:
+    """Statistics of vectors [N, D], one or more, each but the count in this shape."""
     running = RunningQuantileStats()
     running.update(vectors)
     if len(vectors) == 1:

@@ -27,6 +27,7 @@ _MICROSECOND = Fraction(1, 1_000_000)
 _WARN_EVERY = 10
 _LOOK_EVERY_S = 0.2
 _BURST_S = 0.5
+_LOOK_SOON_S = 0.002
 
 _log = logging.getLogger(__name__)
 
@@ -141,6 +142,7 @@ class Lane:
 
     def end(self) -> None:
         """Tell the encoder that no frame comes any more; never waits."""
+        self.thread.grid_frames = self._fed
         self.thread.stop_event.set()  # seen when the queue is empty, so that a full one does not matter
         if not self._queue.full():
             self._queue.put_nowait(None)  # wakes a thread that waits
@@ -173,6 +175,30 @@ class Lane:
                 f"Invalid timestamp {seconds} s for frame {self._fed} of {self.key!r}, after {self._last} s of frame "
                 f"{self._fed - 1}: expected capture times that increase by a microsecond or more."
             )
+
+    # -- rows ---------------------------------------------------------------------------------------------------------
+
+    def wait_for_room(self) -> bool:
+        """Whether the next frame will not be dropped; waits for it as `feed` would.
+
+        Raises:
+            EncoderFailedError: if the encoder failed.
+            RecordingDiskFullError: if the disk is full.
+        """
+        self.raise_if_dead()
+        if self._on_full != "drop":
+            return True
+        started = time.monotonic()
+        most = self._patience.most(self._fed) if self._queue.full() else 0.0
+        while self._queue.full() and time.monotonic() - started < most:
+            time.sleep(min(_LOOK_SOON_S, most))
+        if most:
+            self._patience.spend(time.monotonic() - started)
+        return not self._queue.full()
+
+    def leave_out(self, timestamp: float | None) -> None:
+        """Count a frame whose row is left out: those after it take its place on the grid."""
+        self._count_drop(timestamp)
 
     # -- the queue ----------------------------------------------------------------------------------------------------
 

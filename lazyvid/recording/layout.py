@@ -30,6 +30,7 @@ from lazyvid.recording.episodes import Episode, EpisodeVideo
 from lazyvid.recording.manifest import MANIFEST, RecordingSpec, RecordingState, read_manifest, write_manifest
 from lazyvid.recording.mp4 import sync
 from lazyvid.recording.rows import EPISODE_COLUMNS, columns_of, episode_row, frame_columns, frame_rows
+from lazyvid.recording.rules import FrameRules
 
 FRAMES, EPISODES = "frames.lance", "episodes.lance"
 _COMPACT_EVERY = 100
@@ -52,6 +53,10 @@ class UploadPlan:
 
 class Layout(Protocol):
     """What a `Recorder` needs to know of a place on the disk. Implementations hold no state: it lies under the root."""
+
+    @property
+    def rules(self) -> FrameRules:
+        """How frames and rows go together."""
 
     def create(self, root: Path, spec: RecordingSpec) -> RecordingState:
         """Begin an empty recording in a folder.
@@ -82,6 +87,11 @@ class Layout(Protocol):
 
 class RecordingLayout:
     """lazyvid's own layout, as the module says. Holds nothing: any number of recordings may use one."""
+
+    @property
+    def rules(self) -> FrameRules:
+        """Videos keep capture times and gaps."""
+        return FrameRules()
 
     def create(self, root: Path, spec: RecordingSpec) -> RecordingState:
         """Begin an empty recording in a folder.

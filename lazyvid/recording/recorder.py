@@ -53,6 +53,7 @@ class Recorder:
         """Not for users: see `create` and `resume`."""
         self._place, self._cameras, self._lock = recording.place, recording.cameras, recording.lock
         self._spec, self._durable_s = recording.state.spec, recording.durable_s
+        self._rules = recording.layout.rules
         self._saved = SavedEpisodes(recording.place, recording.layout, recording.state, recording.cameras)
         self._ended = False
         self._failed: BaseException | None = None
@@ -311,9 +312,8 @@ class Recorder:
     def _next_episode(self) -> RunningEpisode:
         """An episode behind all that were saved."""
         number = self._saved.count
-        return RunningEpisode(
-            number, self._place.unfinished(number), self._spec, self._cameras, durable_s=self._durable_s
-        )
+        folder = self._place.unfinished(number)
+        return RunningEpisode(number, folder, self._spec, self._cameras, rules=self._rules, durable_s=self._durable_s)
 
     def _check_open(self, action: str) -> None:
         if self._ended:

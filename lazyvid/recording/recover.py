@@ -31,7 +31,7 @@ from lazyvid.recording.capture import (
     streamed_video,
     video_statistics,
 )
-from lazyvid.recording.episodes import NO_FRAME, Episode, EpisodeRows, read_origin
+from lazyvid.recording.episodes import NO_FRAME, Episode, EpisodeRows, read_origin, whole_rows
 from lazyvid.recording.images import frame_path
 from lazyvid.recording.journal import read_journal
 from lazyvid.recording.layout import Layout, RecordingLayout
@@ -220,13 +220,12 @@ class _Leftovers:
             file = self._file(camera)
             if file is not None:
                 files[camera] = file
-        episode = make_episode(self._spec, self._number, self._rows, files, strict=False, interrupted=not self._saved)
-        if not self._saved and self._spec.features.videos:
-            shown = [np.flatnonzero(video.frame_of_row != NO_FRAME) for video in episode.videos]
-            count = 1 + max((int(rows[-1]) for rows in shown if len(rows)), default=-1)
-            if not count:
-                return None
-            episode = _cut(episode, self._spec, count, files)
+        episode = self._made(self._rows, files)
+        count = self._rows_to_keep(episode)
+        if not count:
+            return None
+        if count < len(self._rows):
+            episode = self._made(self._rows.cut(count), files)
         missing = {video.camera: video.missing for video in episode.videos}
         self.entry = RecoveredEpisode(
             self._number,
@@ -236,6 +235,25 @@ class _Leftovers:
             self._saved,
         )
         return episode
+
+    def _made(self, rows: EpisodeRows, files: Mapping[str, CameraFile]) -> Episode:
+        interrupted = not self._saved or len(rows) < len(self._rows)
+        on_grid = self._layout.rules.on_grid
+        return make_episode(
+            self._spec, self._number, rows, files, strict=False, on_grid=on_grid, interrupted=interrupted
+        )
+
+    def _rows_to_keep(self, episode: Episode) -> int:
+        """All rows of an episode that was saved, else those up to the last one that a camera has a frame of."""
+        cameras = self._spec.features.videos
+        if not cameras:
+            return len(self._rows)
+        if self._layout.rules.needs_all_frames:
+            return whole_rows(episode.videos, cameras)
+        if self._saved:
+            return len(self._rows)
+        shown = [np.flatnonzero(video.frame_of_row != NO_FRAME) for video in episode.videos]
+        return 1 + max((int(rows[-1]) for rows in shown if len(rows)), default=-1)
 
     def _file(self, camera: str) -> CameraFile | None:
         """A camera's file, made whole; None when it has no frame."""
@@ -258,15 +276,9 @@ class _Leftovers:
         if not count:
             return None
         encoding = ImageEncoding.from_settings(self._spec.rate, self._spec.encoding)
-        return encode_images(self._place.root, camera, self._source, self._rows.cut(count), encoding)
-
-
-def _cut(episode: Episode, spec: RecordingSpec, count: int, files: Mapping[str, CameraFile]) -> Episode:
-    """The episode without the rows behind the first `count`."""
-    if count == len(episode.rows):
-        return episode
-    rows: EpisodeRows = episode.rows.cut(count)
-    return make_episode(spec, episode.number, rows, files, strict=False, interrupted=True)
+        rows = self._rows.cut(count)
+        rows = rows.untimed() if self._layout.rules.on_grid else rows
+        return encode_images(self._place.root, camera, self._source, rows, encoding)
 
 
 def _whole_images(folder: Path) -> int:

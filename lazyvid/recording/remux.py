@@ -80,7 +80,7 @@ def concatenate_video_files(
     plan = _Plan.of(inputs)
     target.parent.mkdir(parents=True, exist_ok=True)
     with temporary_beside(target) as temporary:
-        with _writing(target):
+        with writing(target):
             _copy(inputs, plan, temporary, _FORMATS[target.suffix.lower()])
         index = _checked_index(inputs, plan, temporary)
         publish_file(temporary, target)
@@ -126,7 +126,7 @@ class _Plan:
             moved = [_moved(t, base, offset) for t, offset in zip(same, offsets, strict=True)] if is_video else []
             bases.append(base)
             pts.append(tuple(moved))
-            dts.append(_split_like(_decode_ticks(np.concatenate(moved), inputs[0].path), moved) if is_video else ())
+            dts.append(_split_like(decode_ticks(np.concatenate(moved), inputs[0].path), moved) if is_video else ())
         return cls(tuple(offsets), tuple(bases), tuple(pts), tuple(dts))
 
 
@@ -145,7 +145,7 @@ def _split_like(ticks: Ticks, parts: Sequence[Ticks]) -> tuple[Ticks, ...]:
     return tuple(np.split(ticks, np.cumsum([len(part) for part in parts])[:-1]))
 
 
-def _decode_ticks(pts: Ticks, path: Path) -> Ticks:
+def decode_ticks(pts: Ticks, path: Path) -> Ticks:
     """Decoding times that increase and lie not after presentation times, by the smallest delay that does so.
 
     The inputs' own may overlap where one reorders frames over a longer distance than the one before it.
@@ -168,7 +168,7 @@ def _decode_ticks(pts: Ticks, path: Path) -> Ticks:
 
 
 @contextlib.contextmanager
-def _writing(target: Path) -> Iterator[None]:
+def writing(target: Path) -> Iterator[None]:
     """FFmpeg's errors about the output as lazyvid's."""
     try:
         yield
@@ -202,18 +202,28 @@ def _add_streams(output: Any, first: JoinInput, plan: _Plan) -> list[Any]:
     with opened(first.path, first.index.sources[0].container) as container:
         for track, base in zip(first.tracks, plan.time_bases, strict=True):
             template = container.streams[track.stream_index]
-            try:
-                stream = output.add_stream_from_template(template, opaque=True)
-            except ValueError as error:
-                codec = track.looks["codec"]
-                raise VideoError(f"Cannot join {first.path} and others: MP4 cannot hold {codec} ({error}).") from error
-            stream.time_base = base
+            stream = copied_stream(output, template, first.path, base)
             stream.metadata.update({k: v for k, v in template.metadata.items() if k not in ("encoder", "duration")})
-            if track.looks["codec"] == "hevc":
-                # "hvc1" is the only name of HEVC that Apple's players know; but another name has other extradata.
-                stream.codec_context.codec_tag = "hev1" if template.codec_context.codec_tag == "hev1" else "hvc1"
             added.append(stream)
     return added
+
+
+def copied_stream(output: Any, template: Any, path: Path, base: Fraction) -> Any:
+    """A stream of an MP4 that takes the packets of another file's stream.
+
+    Raises:
+        VideoError: if MP4 cannot hold them.
+    """
+    codec = template.codec_context.codec.canonical_name
+    try:
+        stream = output.add_stream_from_template(template, opaque=True)
+    except ValueError as error:
+        raise VideoError(f"Cannot copy the packets of {path}: MP4 cannot hold {codec} ({error}).") from error
+    stream.time_base = base
+    if codec == "hevc":
+        # "hvc1" is the only name of HEVC that Apple's players know; but another name has other extradata.
+        stream.codec_context.codec_tag = "hev1" if template.codec_context.codec_tag == "hev1" else "hvc1"
+    return stream
 
 
 def _timed_packets(

@@ -104,8 +104,13 @@ class JoinInput:
         """When the last picture stops being shown, in seconds."""
         return max(track.end for track in self.videos)
 
-    def check_joins(self, other: JoinInput) -> None:
-        """Raise VideoError, with what differs, unless the other one's packets can follow this one's."""
+    def check_joins(self, other: JoinInput, *, same_rate: bool = True) -> None:
+        """Raise VideoError, with what differs, unless the other one's packets can follow this one's.
+
+        Args:
+            other: What is to follow.
+            same_rate: Whether frames keep their times, so that both need one rate.
+        """
         mine, theirs = [track.kind for track in self.tracks], [track.kind for track in other.tracks]
         if mine != theirs:
             raise _unlike(self, other, "streams", ", ".join(mine), ", ".join(theirs))
@@ -114,7 +119,7 @@ class JoinInput:
                 if a.looks.get(name) != b.looks.get(name):
                     raise _unlike(self, other, f"{a.kind} {name}", a.looks.get(name), b.looks.get(name))
         is_short = min(len(self.index), len(other.index)) < 2
-        if self.rate != other.rate and not is_short:
+        if same_rate and self.rate != other.rate and not is_short:
             raise _unlike(self, other, "frame rate", _rate_name(self.rate), _rate_name(other.rate))
         for a, b in zip(self.tracks, other.tracks, strict=True):
             # Those of text hold its bit rate and default style, without which it can be read.

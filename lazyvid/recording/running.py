@@ -18,6 +18,7 @@ from lazyvid.recording.features import TIMESTAMP, CheckedFrame
 from lazyvid.recording.journal import Journal
 from lazyvid.recording.manifest import RecordingSpec
 from lazyvid.recording.pictures import PictureMaker
+from lazyvid.recording.rules import FrameRules
 from lazyvid.recording.spool import JOURNAL
 from lazyvid.recording.times import CaptureTimes, GridTimes
 
@@ -30,14 +31,25 @@ class RunningEpisode:
         folder: Where its files go; made anew.
         spec: What is recorded.
         cameras: What takes its pictures.
+        rules: How its videos' frames and its rows go together.
         durable_s: Seconds between two fsyncs of its journal.
     """
 
-    def __init__(self, number: int, folder: Path, spec: RecordingSpec, cameras: Cameras, *, durable_s: float) -> None:
+    def __init__(
+        self,
+        number: int,
+        folder: Path,
+        spec: RecordingSpec,
+        cameras: Cameras,
+        *,
+        rules: FrameRules,
+        durable_s: float,
+    ) -> None:
         self.number = number
         self.rows = EpisodeRows()
         """The frames so far, without the pictures."""
         self._folder, self._spec, self._cameras, self._durable_s = folder, spec, cameras, durable_s
+        self._rules = rules
         self._journal: Journal | None = None
         self._pictures = {camera: PictureMaker(spec.encoding["pix_fmt"]) for camera in spec.features.videos}
         self._times: dict[str, CaptureTimes | GridTimes] = {}
@@ -55,7 +67,10 @@ class RunningEpisode:
         return self._fed_twice or any(row >= len(self.rows) for row, _seconds in self._fed.values())
 
     def add(self, frame: Mapping[str, Any]) -> None:
-        """Add a frame; see `Recorder.add_frame`. An error of an encoder or the disk apart, one changes nothing."""
+        """Add a frame; see `Recorder.add_frame`. Where the rules say so it is left out, and counted.
+
+        An error of an encoder or the disk apart, one changes nothing.
+        """
         checked = self._spec.features.check(frame)
         for name, known in (self._times or self._new_times(checked)).items():
             known.tick(None if checked.times is None else checked.times.get(name))
@@ -63,6 +78,8 @@ class RunningEpisode:
             self._pictures[camera].check(picture)
         if self._journal is None:
             self._journal = self._begin(checked)
+        if self._rules.on_gap == "drop_row" and not self._cameras.wait_for_room(_earliest(checked)):
+            return  # counted there
         try:
             self._feed(checked)
             self._journal.add_frame(checked)
@@ -115,7 +132,7 @@ class RunningEpisode:
             raise RecordingError(f"Cannot make the folder {self._folder} of the episode: {error}.") from error
         journal = Journal(self._folder / JOURNAL, durable_s=self._durable_s)
         try:
-            self._cameras.begin(self.number, self._folder, origin=min(frame.times.values()) if frame.times else None)
+            self._cameras.begin(self.number, self._folder, origin=None if self._rules.on_grid else _earliest(frame))
         except BaseException:
             journal.close()
             shutil.rmtree(self._folder, ignore_errors=True)
@@ -130,5 +147,10 @@ class RunningEpisode:
             last = self._fed.get(camera)
             if last != (row, times[camera]):
                 self._fed_twice = self._fed_twice or (last is not None and last[0] == row)
-                self._cameras.feed(camera, picture, times[camera])
+                self._cameras.feed(camera, picture, None if self._rules.on_grid else times[camera])
                 self._fed[camera] = (row, times[camera])
+
+
+def _earliest(frame: CheckedFrame) -> float | None:
+    """When the first camera took its picture; None without capture times."""
+    return min(frame.times.values()) if frame.times else None

@@ -66,9 +66,10 @@ class SavedEpisodes:
     def lay_down(self) -> None:
         """Encode the episodes that wait, and lay them down one after the other."""
         while self._waiting:
-            saved = self._waiting[0]
-            files = self._cameras.files(saved.number, saved.rows)
-            episode = make_episode(self.state.spec, saved.number, saved.rows, files, strict=not saved.has_strays)
+            saved, on_grid = self._waiting[0], self._layout.rules.on_grid
+            files = self._cameras.files(saved.number, saved.rows.untimed() if on_grid else saved.rows)
+            strict = not saved.has_strays
+            episode = make_episode(self.state.spec, saved.number, saved.rows, files, strict=strict, on_grid=on_grid)
             self.state = self._layout.add(self._place.root, self.state, episode)
             del self._waiting[0]
             shutil.rmtree(self._place.unfinished(saved.number), ignore_errors=True)

@@ -8,6 +8,7 @@ import os
 import pickle
 import shutil
 from collections.abc import Iterator, Sequence
+from concurrent.futures import CancelledError
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -34,6 +35,7 @@ from lazyvid.errors import (
 from lazyvid.frames import Window
 from lazyvid.index.probe import build_index
 from lazyvid.lerobot import LeRobotDataset
+from lazyvid.stats import read_stats
 from lazyvid.storage import ObjectStore, SegmentCache
 from lazyvid.testing import S3Server, painted_frame, read_frame_number
 from lazyvid.training.collate import collate_clips
@@ -245,6 +247,37 @@ def test_samplers_draw_each_frame_of_each_episode_once(v3: Path, plan: Plan) -> 
         every = [(episode, frame) for episode in (0, 2) for frame in range(plan.lengths[episode])]
         assert sorted(found) == every
         assert (found == every) == isinstance(sampler, SequentialClipSampler)
+
+
+def test_what_is_announced_is_what_is_read(v3: Path, golden: Golden) -> None:
+    dataset = LeRobotDataset(v3, delta_timestamps=seconds(DELTAS))
+    dataset.__getitems__(range(len(dataset)))  # opens all files
+    batches = [[3, 30, 3], [12, 11], [37]]
+    before = read_stats()
+    for batch in batches:
+        dataset.__getitems__(batch)
+    plain = read_stats() - before
+    before = read_stats()
+    for batch in (*batches, [99]):  # what cannot be read is said when it is asked for
+        dataset.prefetch(batch)
+    for batch in batches:
+        for index, item in zip(batch, dataset.__getitems__(batch), strict=True):
+            assert_same_item(item, golden.item(index, DELTAS))
+    announced = read_stats() - before
+    assert (announced.bytes_fetched, announced.frames_returned) == (plain.bytes_fetched, plain.frames_returned)
+    with pytest.raises(IndexError):
+        dataset.__getitems__([99])
+    pending = dataset.begin([5])
+    pending.cancel()
+    with pytest.raises(CancelledError):
+        pending.result()
+
+
+def test_a_windows_seed_makes_a_random_transform_the_same(v3: Path) -> None:
+    dataset = LeRobotDataset(v3, image_transforms=lambda picture: picture + torch.rand(1))
+    one, same, other = (dataset[Window(1, 2, 3, seed=seed)][FRONT] for seed in (7, 7, 8))
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
 
 
 # -- places -----------------------------------------------------------------------------------------------------------

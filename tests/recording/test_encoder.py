@@ -521,6 +521,54 @@ def test_dropped_frames_are_counted_and_shift_nothing(
     assert (encoder.dropped_frames, encoder.dropped_timestamps) == ({"fast": 0}, {"fast": []})
 
 
+@pytest.mark.parametrize("open_at", [40, 60])
+def test_dropped_frames_can_be_made_up_for_by_the_one_before(
+    tmp_path: Path, make: Make, monkeypatch: pytest.MonkeyPatch, open_at: int
+) -> None:
+    gate = Gate(monkeypatch, camera="slow")
+    encoder = make(fps=10, queue_maxsize=3, repeat_gaps=True)
+    encoder.start_episode(["slow", "fast"], tmp_path)
+    for k in range(60):
+        if k == open_at:
+            gate.open.set()
+            wait_until(lambda: encoder.queued_frames["slow"] == 0)
+        wait_until(lambda: encoder.queued_frames["fast"] < 3)
+        for key in ("slow", "fast"):
+            encoder.feed_frame(key, paint(k))
+    gate.open.set()
+    results = encoder.finish_episode()
+    numbers, times = contents(results["slow"][0])
+    assert times == [Fraction(k, 10) for k in range(60)]
+    kept = [k for k in range(60) if numbers[k] == k]
+    assert len(kept) == 60 - encoder.dropped_frames["slow"] <= 30
+    assert numbers == [max(k for k in kept if k <= place) for place in range(60)]
+    assert contents(results["fast"][0])[0] == list(range(60))
+
+
+def test_a_frame_that_one_camera_would_drop_can_be_left_out_for_all(
+    tmp_path: Path, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = Gate(monkeypatch, camera="slow")
+    encoder = make(fps=10, queue_maxsize=3)
+    with pytest.raises(RuntimeError, match="No active episode"):
+        encoder.wait_for_room()
+    encoder.start_episode(["slow", "fast"], tmp_path)
+    taken = []
+    for k in range(60):
+        if k == 40:
+            gate.open.set()
+            wait_until(lambda: encoder.queued_frames["slow"] == 0)
+        if encoder.wait_for_room():
+            taken.append(k)
+            for key in ("slow", "fast"):
+                encoder.feed_frame(key, paint(k))
+    results = encoder.finish_episode()
+    assert encoder.dropped_frames == dict.fromkeys(("slow", "fast"), 60 - len(taken))
+    assert 20 <= len(taken) <= 30
+    for path, _ in results.values():
+        assert contents(path) == (taken, [Fraction(k, 10) for k in range(len(taken))])
+
+
 def test_a_full_queue_can_raise(tmp_path: Path, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     gate = Gate(monkeypatch, camera="cam")
     encoder = make(queue_maxsize=2, on_full="raise")

@@ -138,7 +138,7 @@ def test_reordering_over_unlike_distances_is_no_obstacle(tmp_path: Path) -> None
         with pytest.raises(VideoError, match="extradata"):
             concatenate_video_files(paths, tmp_path / "joined.mp4")
     pts = np.concatenate([np.arange(12), 12 + np.array([0, 4, 2, 1, 3, 8, 6, 5, 7, 11, 10, 9])])
-    dts = remux._decode_ticks(pts, tmp_path)
+    dts = remux.decode_ticks(pts, tmp_path)
     assert (np.diff(dts) > 0).all()
     assert (dts <= pts).all()
     assert dts[0] == -2

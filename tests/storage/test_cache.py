@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
@@ -293,3 +294,47 @@ def test_a_directory_that_another_user_laid_is_not_used(remote: tuple[ObjectStor
     with pytest.raises(StoreError, match="cannot be written"):
         SegmentCache().fetch(*remote)
     assert list(elsewhere.iterdir()) == []
+
+
+# -- files that are made of objects -----------------------------------------------------------------------------------
+
+
+def test_a_derived_file_is_made_once_for_its_name(cache: SegmentCache) -> None:
+    made: list[bytes] = []
+
+    def write(file: BinaryIO) -> None:
+        made.append(b"rows" * 1000)
+        file.write(made[-1])
+
+    paths = {cache.derived("rows of v1", write) for _ in range(3)}
+    assert len(made) == len(paths) == 1
+    assert paths.pop().read_bytes() == made[0]
+    assert cache.derived("rows of v2", write).read_bytes() == made[1]
+    assert cache.size() == 8000
+    cache.clear()
+    assert cache.derived("rows of v1", write).exists()
+
+
+def test_a_derived_file_makes_room_and_gives_way(cache: SegmentCache) -> None:
+    for number in range(4):
+        cache.derived(f"part {number}", lambda file: file.write(bytes(100_000)))  # type: ignore[arg-type, return-value]
+    assert cache.size() <= cache.quota_bytes
+    with pytest.raises(StoreError, match="quota of 250000"):
+        cache.derived("too large", lambda file: file.write(bytes(250_001)))  # type: ignore[arg-type, return-value]
+    assert not [path for path in copies(cache) if path.stat().st_size > 100_000]
+
+
+def test_what_a_derived_file_is_made_by_may_fail(cache: SegmentCache) -> None:
+    def write(file: BinaryIO) -> None:
+        file.write(b"half")
+        raise ObjectNotFoundError("no rows")
+
+    with pytest.raises(ObjectNotFoundError, match="no rows"):
+        cache.derived("rows", write)
+    assert copies(cache) == []
+
+
+def test_a_derived_file_needs_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match="Cannot keep"):
+        SegmentCache(tmp_path / "file" / "cache").derived("rows", lambda _file: None)
