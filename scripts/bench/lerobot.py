@@ -209,7 +209,7 @@ class Contender:
 
 
 def contender(
-    dataset: Dataset[Any], collate: Callable[[Sequence[Any]], Any], *, total: int, count: int, workers: int, batch: int
+    dataset: Dataset[Any], collate: Callable[[list[Any]], Any], *, total: int, count: int, workers: int, batch: int
 ) -> Contender:
     """Workers that stay, so that starting them is no part of a pass."""
     order = Order(total, count)
