@@ -29,9 +29,9 @@ class Scaling:
     width: int
     height: int
     pixel_format: str
-    """"rgb24" or "gray"."""
+    """"rgb24", "gray" or "gray12le"."""
     channels: int
-    """Values a pixel."""
+    """Bytes a pixel."""
     interpolation: Interpolation
 
     @property

@@ -69,7 +69,7 @@ class DirectConverter:
     Args:
         width: Pixels.
         height: Pixels, even.
-        pixel_format: "rgb24" or "gray".
+        pixel_format: "rgb24" or "gray"; others are always left to PyAV.
         reference: Converts a picture by PyAV, to compare with; uint8 [H, W * channels].
     """
 
@@ -77,7 +77,7 @@ class DirectConverter:
         self, width: int, height: int, pixel_format: str, *, reference: Callable[[VideoFrame], Pixels]
     ) -> None:
         self._width, self._height = width, height
-        self._output = _OUTPUTS[pixel_format]
+        self._output = _OUTPUTS.get(pixel_format)
         self._reference = reference
         self._contexts: dict[tuple[Kind, int], _Context | None] = {}
 
@@ -118,7 +118,9 @@ class DirectConverter:
     def _opened(self, kind: Kind) -> _Context | None:
         pixel_format, colorspace, color_range = kind
         library = _library()
-        if library is None or pixel_format not in _INPUTS or colorspace not in _COLORSPACES or self._height % 2:
+        if library is None or self._output is None or pixel_format not in _INPUTS:
+            return None
+        if colorspace not in _COLORSPACES or self._height % 2:
             return None
         full = pixel_format == "yuvj420p" or color_range == ColorRange.JPEG
         size = (self._width, self._height)
