@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,32 +43,32 @@ def checked_times(seconds: Iterable[Any] | Tensor) -> npt.NDArray[np.float64]:
     return asked
 
 
-def checked_positions(indices: Iterable[Any] | Tensor, length: int, *, what: str) -> npt.NDArray[np.int64]:
+def checked_positions(
+    indices: Iterable[Any] | Tensor, length: int, *, what: Callable[[], str]
+) -> npt.NDArray[np.int64]:
     """int64 [N], numbers from the start of something of `length` frames, however they were given.
 
     Args:
         indices: Ints; negative ones count from the end.
         length: Frames.
-        what: Their owner, for messages.
+        what: Names their owner, for messages.
 
     Raises:
         FrameIndexError: (an IndexError) if one is out of range.
         TypeError: if one is no int.
     """
     values = _as_list(indices)
-    if any(isinstance(value, bool) for value in values):
+    if bool in map(type, values):
         raise TypeError("Expected frame numbers, got booleans.")
-    numbers = [operator.index(value) for value in values]
-    # A number that int64 cannot hold lies outside too.
-    asked = np.array([min(max(number, -(2**62)), 2**62) for number in numbers], dtype=np.int64)
-    positions = np.where(asked < 0, asked + length, asked)
-    outside = (positions < 0) | (positions >= length)
-    if np.any(outside):
+    asked = [operator.index(value) for value in values]
+    positions = [number + length if number < 0 else number for number in asked]
+    if positions and not (min(positions) >= 0 and max(positions) < length):
+        outside = [number for number in asked if not -length <= number < length]
         raise FrameIndexError(
-            f"Expected frame numbers from {-length} to {length - 1} in {what} ({length} frames), got "
-            f"{listed(asked[outside])}."
+            f"Expected frame numbers from {-length} to {length - 1} in {what()} ({length} frames), got "
+            f"{listed(outside)}."
         )
-    return positions
+    return np.array(positions, dtype=np.int64)
 
 
 def check_type(name: str, value: object, expected: type) -> None:
@@ -83,9 +83,9 @@ def check_word(name: str, value: object, valid: Sequence[str]) -> None:
         raise ValueError(f"Invalid {name} {value!r}: expected one of {', '.join(map(repr, valid))}.")
 
 
-def listed(values: npt.NDArray[Any]) -> str:
+def listed(values: npt.NDArray[Any] | list[int]) -> str:
     """The first few values, for a message."""
-    shown = ", ".join(str(value) for value in values[:8].tolist())
+    shown = ", ".join(str(value) for value in _as_list(values[:8]))
     return f"{shown}, ... ({len(values)} in all)" if len(values) > 8 else shown
 
 

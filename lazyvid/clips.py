@@ -83,6 +83,7 @@ class ClipRequest:
     """Frames of one video."""
 
     view: FrameView
+    files: VideoFiles
     recipe: IndexRecipe
     options: ReadOptions
     metadata: Any
@@ -97,18 +98,7 @@ class ClipRequest:
 
     def read_request(self, out: npt.NDArray[np.uint8]) -> ReadRequest:
         """The same for the decoding room, with the memory that the frames go to."""
-        pins = self.recipe.pins
-        files = VideoFiles(
-            index=self.view.index,
-            stores=self.recipe.stores,
-            uris=tuple(pin.uri for pin in pins),
-            pins=pins,
-            content_hash=self.recipe.content_hash,
-            limits=self.options.limits,
-            fetch=self.options.fetch,
-            cache=self.options.cache,
-        )
-        return ReadRequest(files, self.view.rows[self.positions], self.options.picture, out)
+        return ReadRequest(self.files, self.view.rows[self.positions], self.options.picture, out)
 
     def clip(self, pixels: Tensor) -> Clip:
         """The clip, once its pixels are there."""
@@ -120,13 +110,28 @@ class ClipRequest:
             start = end = self.view.begin_seconds
         return Clip(
             frames=pixels.permute(0, 3, 1, 2) if self.options.channel_format == "NCHW" else pixels,
-            timestamps=torch.from_numpy(times.copy()),
-            frame_indices=torch.from_numpy(self.view.rows[self.positions].copy()),
+            timestamps=torch.from_numpy(times),
+            frame_indices=torch.from_numpy(self.view.rows[self.positions]),
             start=start,
             end=end,
             metadata=self.metadata,
             durations=torch.from_numpy(durations),
         )
+
+
+def files_of(view: FrameView, recipe: IndexRecipe, options: ReadOptions) -> VideoFiles:
+    """A video's files as the decoding room takes them."""
+    pins = recipe.pins
+    return VideoFiles(
+        index=view.index,
+        stores=recipe.stores,
+        uris=tuple(pin.uri for pin in pins),
+        pins=pins,
+        content_hash=recipe.content_hash,
+        limits=options.limits,
+        fetch=options.fetch,
+        cache=options.cache,
+    )
 
 
 class PendingClips:
@@ -143,7 +148,7 @@ class PendingClips:
         self._pid = os.getpid()
         self._reading: _Reading | None = None
         with contextlib.suppress(LazyVidError):  # `result` begins anew, and meets it again
-            self._reading = _Reading(self._requests)
+            self._reading = _Reading(self._requests, ahead=True)
 
     def result(self) -> list[Clip]:
         """Wait for the packets, verify and decode them.
@@ -159,12 +164,9 @@ class PendingClips:
             raise CancelledError("The clips were cancelled before they were read.")
         if self._clips is None:
             reading, self._reading = self._reading, None
-            try:
-                if reading is None or self._pid != os.getpid():
-                    reading = _Reading(self._requests)
-                self._clips = reading.result()
-            except ObjectChangedError as error:
-                raise _with_advice(error, self._requests) from error
+            if reading is None or self._pid != os.getpid():
+                reading = _Reading(self._requests, ahead=False)
+            self._clips = reading.result()
         return list(self._clips)
 
     def cancel(self) -> None:
@@ -181,7 +183,7 @@ class PendingClips:
 class _Reading:
     """One attempt at reading clips, begun."""
 
-    def __init__(self, requests: Sequence[ClipRequest]) -> None:
+    def __init__(self, requests: Sequence[ClipRequest], *, ahead: bool) -> None:
         self._requests = requests
         self._pixels = _allocate([request.shape for request in requests])
         by_backend: dict[Backend, list[ReadRequest]] = {"pyav": [], "torchcodec": []}
@@ -189,12 +191,15 @@ class _Reading:
             if len(out):
                 by_backend[request.options.backend].append(request.read_request(out.numpy()))
         self._by_torchcodec = by_backend["torchcodec"]
-        self._frames = begin_frames(by_backend["pyav"])
+        self._frames = begin_frames(by_backend["pyav"], ahead=ahead)
 
     def result(self) -> list[Clip]:
-        self._frames.result()
-        for read_request in self._by_torchcodec:
-            read_with_torchcodec(read_request)
+        try:
+            self._frames.result()
+            for read_request in self._by_torchcodec:
+                read_with_torchcodec(read_request)
+        except ObjectChangedError as error:
+            raise _with_advice(error, self._requests) from error
         return [request.clip(out) for request, out in zip(self._requests, self._pixels, strict=True)]
 
     def cancel(self) -> None:
@@ -204,6 +209,15 @@ class _Reading:
 def begin_together(requests: Sequence[ClipRequest]) -> PendingClips:
     """Plan clips together and start fetching their packets; their pixels are made by `result`."""
     return PendingClips(requests)
+
+
+def read_together(requests: Sequence[ClipRequest]) -> list[Clip]:
+    """Read clips together, at once.
+
+    Raises:
+        LazyVidError: if frames cannot be read.
+    """
+    return _Reading(requests, ahead=False).result()
 
 
 def _with_advice(error: ObjectChangedError, requests: Sequence[ClipRequest]) -> ObjectChangedError:
@@ -220,5 +234,7 @@ def _with_advice(error: ObjectChangedError, requests: Sequence[ClipRequest]) -> 
 
 def _allocate(shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:
     """uint8 tensors of these shapes; those of one shape are consecutive rows of one tensor."""
+    if len(shapes) == 1:
+        return [torch.empty(shapes[0], dtype=torch.uint8)]
     rows = {shape: iter(torch.empty((many, *shape), dtype=torch.uint8)) for shape, many in Counter(shapes).items()}
     return [next(rows[shape]) for shape in shapes]

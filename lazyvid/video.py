@@ -22,9 +22,18 @@ from torch import Tensor
 
 from lazyvid import timing
 from lazyvid.arguments import check_type, check_word, checked_positions, checked_times, listed
-from lazyvid.clips import Backend, ChannelFormat, ClipRequest, PendingClips, ReadOptions, begin_together
+from lazyvid.clips import (
+    Backend,
+    ChannelFormat,
+    ClipRequest,
+    PendingClips,
+    ReadOptions,
+    begin_together,
+    files_of,
+    read_together,
+)
 from lazyvid.decoding.convert import Colorspace, InterpolationName, PictureFormat
-from lazyvid.decoding.files import Fetch
+from lazyvid.decoding.files import Fetch, VideoFiles
 from lazyvid.decoding.torchcodec import TorchcodecAdapter
 from lazyvid.errors import FrameTimestampError, LimitExceededError, TimeOutOfRangeError
 from lazyvid.frames import Clip, Frame, Limits
@@ -154,6 +163,7 @@ class LazyVideo:
         self._windows = windows
         self._index = index
         self._frame_view: FrameView | None = None
+        self._files: VideoFiles | None = None
         self.metadata = metadata
 
     @classmethod
@@ -501,7 +511,7 @@ class LazyVideo:
         return TorchcodecAdapter(self)
 
     def _positions(self, indices: Iterable[Any] | Tensor) -> IntArray:
-        return checked_positions(indices, len(self), what=display_uri(self.uri))
+        return checked_positions(indices, len(self), what=lambda: display_uri(self.uri))
 
     def _played_at(self, seconds: Iterable[Any] | Tensor) -> IntArray:
         asked = checked_times(seconds)
@@ -514,11 +524,14 @@ class LazyVideo:
         return timing.played_at(self.timestamps, asked)
 
     def _clip(self, positions: IntArray, *, timestamps: FloatArray | None = None) -> Clip:
-        (clip,) = begin_together([self._request(positions)]).result()
+        (clip,) = read_together([self._request(positions)])
         return clip if timestamps is None else replace(clip, timestamps=torch.from_numpy(timestamps), durations=None)
 
     def _request(self, positions: IntArray) -> ClipRequest:
-        return ClipRequest(self._view, self._recipe, self._options, self.metadata, positions)
+        view = self._view
+        if self._files is None:
+            self._files = files_of(view, self._recipe, self._options)
+        return ClipRequest(view, self._files, self._recipe, self._options, self.metadata, positions)
 
 
 def read_clips(requests: Sequence[tuple[LazyVideo, IntArray]]) -> list[Clip]:
@@ -535,7 +548,7 @@ def read_clips(requests: Sequence[tuple[LazyVideo, IntArray]]) -> list[Clip]:
     Raises:
         LazyVidError: if frames cannot be read.
     """
-    return begin_clips(requests).result()
+    return read_together([video._request(positions) for video, positions in requests])
 
 
 def begin_clips(requests: Sequence[tuple[LazyVideo, IntArray]]) -> PendingClips:

@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from laws import files_below, in_process, need_torchcodec, numbers_of, put_all, with_sidecar
 
 from lazyvid import Clip, LazyVideo, ObjectStore, SegmentCache, build_index, read_stats
@@ -189,6 +191,53 @@ def test_an_error_in_one_batch_gives_up_the_next_one(
         pending.result()
     _nothing_is_left()
     assert len(counting_proxy.requests) == 3
+
+
+# -- several clips of one file ----------------------------------------------------------------------------------------
+
+
+def test_what_several_clips_want_is_decoded_once(original: Path) -> None:
+    video, window = LazyVideo(original), LazyVideo(original).lazy_slice(0.5, 1.5)
+    before = read_stats()
+    read_clips(requests_of(video, range(20, 36)))
+    once = read_stats() - before
+    before = read_stats()
+    asked = requests_of(video, range(20, 36), [30, 21], range(20, 30)) + requests_of(window, range(5, 21), [9, 9])
+    clips = read_clips(asked)
+    together = read_stats() - before
+    assert together.packets_fed == once.packets_fed
+    assert together.bytes_fetched == once.bytes_fetched
+    assert together.frames_returned == 16 + 2 + 10 + 16 + 2
+    assert_same(clips, [clip for request in asked for clip in read_clips([request])])
+
+
+LOOKS: Sequence[dict[str, Any]] = (
+    {},
+    {"colorspace": "G"},
+    {"resize": (48, 64)},
+    {"resize": (48, 64), "interpolation": "area"},
+    {"channel_format": "NHWC"},
+)
+
+
+@given(data=st.data())
+@settings(max_examples=25)
+def test_clips_read_together_are_those_read_alone(original: Path, data: st.DataObject) -> None:
+    videos = [LazyVideo(original, **look) for look in LOOKS]
+    numbers = st.lists(st.integers(0, FRAMES - 1), max_size=5)
+    clips = data.draw(st.lists(st.tuples(st.sampled_from(videos), numbers), max_size=6))
+    asked = [(video, np.array(positions, np.int64)) for video, positions in clips]
+    assert_same(read_clips(asked), [clip for request in asked for clip in read_clips([request])])
+
+
+def test_files_of_other_content_are_not_mixed(original: Path, tmp_path: Path) -> None:
+    """Two files with the same index content but for their places, of other pictures."""
+    other = write_video(tmp_path / "other.mp4", frames=FRAMES, gop=GOP, b_frames=2, first_number=500)
+    copied = tmp_path / "copy.mp4"
+    copied.write_bytes(original.read_bytes())
+    videos = [LazyVideo(path) for path in (original, other, copied)]
+    clips = read_clips([(video, np.array([7, 30], np.int64)) for video in videos])
+    assert [numbers_of(clip.frames) for clip in clips] == [[7, 30], [507, 530], [7, 30]]
 
 
 # -- given up, forked, pickled ----------------------------------------------------------------------------------------

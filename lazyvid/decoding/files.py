@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import BinaryIO, Literal
 
@@ -39,6 +40,11 @@ class VideoFiles:
     def decode_order(self, source_idx: int) -> DecodeOrder:
         """The packets of a source in decode order; kept for the next call."""
         return _orders.get((self.content_hash, source_idx), lambda: DecodeOrder.of(self.index, source_idx))
+
+    def identity(self, source_idx: int) -> Hashable:
+        """Equal where the same packets of the same bytes are read in the same way."""
+        where = (self.stores[source_idx], self.uris[source_idx], self.pins[source_idx], self.fetch, self.cache)
+        return (self.content_hash, source_idx, self.limits, *where)
 
     @property
     def local_copies(self) -> SegmentCache | None:

@@ -14,8 +14,6 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from lazyvid.decoding import container
 from lazyvid.decoding.files import VideoFiles
 from lazyvid.decoding.plan import DecodeOrder, Run, byte_ranges
@@ -67,7 +65,7 @@ class PendingPackets:
     Packets that only a demuxer reaches, and those of files that are copied whole, are read by `result`.
     """
 
-    def __init__(self, jobs: Sequence[Job]) -> None:
+    def __init__(self, jobs: Sequence[Job], *, ahead: bool) -> None:
         self._jobs = jobs
         groups: defaultdict[ObjectStore, list[int]] = defaultdict(list)
         for i, job in enumerate(jobs):
@@ -76,7 +74,7 @@ class PendingPackets:
         self._begun: list[tuple[list[int], _RangeReads, PendingRead]] = []
         for store, members in groups.items():
             reads = _RangeReads([jobs[i] for i in members])
-            self._begun.append((members, reads, store.begin_many(reads.requests)))
+            self._begun.append((members, reads, store.begin_many(reads.requests, ahead=ahead)))
 
     def result(self) -> list[list[bytes]]:
         """The payloads of every job's packets, in feeding order.
@@ -103,9 +101,14 @@ class PendingPackets:
             pending.cancel()
 
 
-def begin(jobs: Sequence[Job]) -> PendingPackets:
-    """Start fetching the packets of every job, all together."""
-    return PendingPackets(jobs)
+def begin(jobs: Sequence[Job], *, ahead: bool = True) -> PendingPackets:
+    """Start fetching the packets of every job, all together.
+
+    Args:
+        jobs: What to fetch.
+        ahead: Whether something else is done before they are asked for.
+    """
+    return PendingPackets(jobs, ahead=ahead)
 
 
 class _RangeReads:
@@ -145,9 +148,9 @@ def _checked(job: Job, payloads: list[bytes]) -> list[bytes]:
 
 def _damaged(job: Job, payloads: Sequence[bytes]) -> int | None:
     """The decode position of the first packet whose bytes are not those that were indexed."""
-    checksums = job.order.crc32[job.run.positions]
-    if not np.any(checksums != UNKNOWN):
+    if not job.order.has_checksums:
         return None
+    checksums = job.order.crc32[job.run.positions]
     for position, expected, payload in zip(job.run.positions, checksums.tolist(), payloads, strict=True):
         if expected != UNKNOWN and zlib.crc32(payload) != expected:
             return int(position)

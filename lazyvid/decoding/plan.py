@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lazyvid.errors import CorruptIndexError
-from lazyvid.index.frame_index import FrameIndex, PacketTable, Source
+from lazyvid.index.frame_index import UNKNOWN, FrameIndex, PacketTable, Source
 
 IntArray = npt.NDArray[np.int64]
 
@@ -47,6 +47,8 @@ class DecodeOrder:
     """int64 [P], checksum of the payload, -1 where it is not known."""
     keys: IntArray
     """int64 [K], positions of the key packets, ascending."""
+    has_checksums: bool
+    """Whether any checksum is known."""
 
     def __len__(self) -> int:
         return len(self.row)
@@ -70,6 +72,7 @@ class DecodeOrder:
                 f"{len(order)} packets, found others. Index the video again (lazyvid index --force)."
             )
         keys = np.flatnonzero(packets.key[order])
+        crc32 = packets.crc32[order]
         return cls(
             source=index.sources[source_idx],
             row=rows[order].astype(np.int64),
@@ -77,9 +80,10 @@ class DecodeOrder:
             size=packets.size[order],
             pts=packets.pts[order],
             disposable=packets.disposable[order],
-            crc32=packets.crc32[order],
+            crc32=crc32,
             # A stream that marks no packet at all can only be decoded from its first one.
             keys=keys if len(keys) else np.zeros(min(1, len(order)), np.int64),
+            has_checksums=bool(np.any(crc32 != UNKNOWN)),
         )
 
     def starts_for(self, positions: IntArray, *, steps_back: int = 0) -> IntArray:
@@ -92,12 +96,15 @@ class DecodeOrder:
         Returns:
             int64 [K], decode positions of key packets; 0 where the rule finds none.
         """
-        k = np.searchsorted(self.keys, positions, side="right") - 1
+        k = self.keys.searchsorted(positions, side="right") - 1
+        pts = self.pts[positions]
         # Leading pictures are shown before the key packet that they follow: they need the one before it.
-        while np.any(leading := (k >= 0) & (self.pts[self.keys[k]] > self.pts[positions])):
+        while (leading := (k >= 0) & (self.pts[self.keys[k]] > pts)).any():
             k[leading] -= 1
         k -= steps_back
-        return np.where(k >= 0, self.keys[np.maximum(k, 0)], 0)
+        starts = self.keys[np.maximum(k, 0)]
+        starts[k < 0] = 0
+        return starts
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -132,27 +139,26 @@ def plan_runs(order: DecodeOrder, positions: IntArray, *, steps_back: int = 0) -
     """
     if not len(positions):
         return []
-    starts = order.starts_for(positions, steps_back=steps_back)
+    starts = order.starts_for(positions, steps_back=steps_back).tolist()
+    groups: list[tuple[int, list[int]]] = []
+    first = stop = -1
     # By start, since a leading picture's start lies before that of its key packet.
-    by_start = np.argsort(starts, kind="stable")
-    starts, stops = starts[by_start], np.maximum.accumulate(positions[by_start]) + 1
-    firsts = [0]
-    for i in (np.flatnonzero(starts[1:] >= stops[:-1]) + 1).tolist():
-        if starts[i] > stops[i - 1] or stops[i - 1] - starts[firsts[-1]] >= _LONG_RUN:
-            firsts.append(i)
-    groups = np.split(by_start, firsts[1:])
-    return [
-        _run(order, int(starts[first]), np.sort(positions[group]), steps_back)
-        for first, group in zip(firsts, groups, strict=True)
-    ]
+    for start, position in sorted(zip(starts, positions.tolist(), strict=True)):
+        if start > stop or (start == stop and stop - first >= _LONG_RUN) or not groups:
+            groups.append((start, []))
+            first = start
+        groups[-1][1].append(position)
+        stop = max(stop, position + 1)
+    return [_run(order, start, sorted(group), steps_back) for start, group in groups]
 
 
-def _run(order: DecodeOrder, start: int, wanted: IntArray, steps_back: int) -> Run:
-    stop = int(wanted[-1]) + 1
+def _run(order: DecodeOrder, start: int, group: list[int], steps_back: int) -> Run:
+    wanted = np.array(group, np.int64)
+    stop = group[-1] + 1
     needed = order.disposable[start:stop] != 1
     needed[wanted - start] = True
     needed[0] = True
-    return Run(start, stop, np.flatnonzero(needed) + start, wanted, steps_back)
+    return Run(start, stop, needed.nonzero()[0] + start, wanted, steps_back)
 
 
 def byte_ranges(order: DecodeOrder, run: Run) -> list[tuple[int, int]]:

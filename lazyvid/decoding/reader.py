@@ -8,9 +8,9 @@ the end is an error. Nothing is filled with zeros, repeated or shifted.
 
 from __future__ import annotations
 
-from collections import defaultdict, deque
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import av
 import numpy as np
@@ -25,6 +25,7 @@ from lazyvid.decoding.packets import Job
 from lazyvid.decoding.plan import in_batches, plan_runs
 from lazyvid.decoding.pool import DecoderPool, default_pool
 from lazyvid.errors import DecodeError, TruncatedVideoError
+from lazyvid.index.frame_index import Source
 from lazyvid.stats import count
 from lazyvid.storage import display_uri
 
@@ -44,15 +45,38 @@ class ReadRequest:
     """uint8 [N, H, W, C], channels last, written whole."""
 
 
-@dataclass(slots=True)
-class _Target:
-    """Where the pictures of one source of one request go."""
+class _Sink:
+    """Where the pictures of one source go for one request."""
 
-    request: ReadRequest
-    source_idx: int
-    destinations: dict[int, list[int]]
-    """Row of the index -> rows of `out`; a row leaves when its picture has arrived."""
-    _converter: PictureConverter | None = field(default=None)
+    def __init__(self, request: ReadRequest, source: Source) -> None:
+        self.out = request.out
+        self.picture_format = request.picture_format
+        self._source = source
+        self._converter: PictureConverter | None = None
+
+    def write(self, picture: VideoFrame, place: int) -> None:
+        """Convert a picture into row `place`."""
+        if self._converter is None:
+            self._converter = PictureConverter(self._source, self.picture_format)
+        self._converter.write(picture, self.out[place])
+
+
+class _Target:
+    """The frames of one source that requests want: a frame that several want is decoded once."""
+
+    def __init__(self, files: VideoFiles, source_idx: int) -> None:
+        self.files = files
+        self.source_idx = source_idx
+        self.source = files.index.sources[source_idx]
+        self.destinations: dict[int, list[tuple[_Sink, int]]] = {}
+        """Row of the index -> rows of memory; a row leaves when its picture has arrived."""
+
+    def add(self, request: ReadRequest, places: Iterable[int]) -> None:
+        """Want the frames at these places of the request, too."""
+        sink = _Sink(request, self.source)
+        rows = request.rows.tolist()
+        for place in places:
+            self.destinations.setdefault(rows[place], []).append((sink, place))
 
     def deliver(self, picture: VideoFrame) -> bool:
         """Write a decoded picture to its rows, if it is wanted and whole."""
@@ -61,27 +85,28 @@ class _Target:
         places = self.destinations.pop(picture.pts, None) if picture.pts is not None else None
         if places is None:
             return False
-        if self._converter is None:
-            source = self.request.files.index.sources[self.source_idx]
-            self._converter = PictureConverter(source, self.request.picture_format)
-        out = self.request.out
-        self._converter.write(picture, out[places[0]])
-        for place in places[1:]:
-            out[place] = out[places[0]]
+        written: dict[PictureFormat, npt.NDArray[np.uint8]] = {}
+        for sink, place in places:
+            known = written.get(sink.picture_format) if written else None
+            if known is None:
+                sink.write(picture, place)
+                written[sink.picture_format] = sink.out[place]
+            else:
+                sink.out[place] = known
         return True
 
 
 class PendingFrames:
     """Frames whose first packets are on their way; made by `begin_frames`, belongs to the process that made it."""
 
-    def __init__(self, requests: Sequence[ReadRequest], pool: DecoderPool) -> None:
+    def __init__(self, requests: Sequence[ReadRequest], pool: DecoderPool, *, ahead: bool) -> None:
         """Plans the reads and starts the first one."""
         self._pool = pool
         self._frames = sum(len(request.rows) for request in requests)
-        targets = [target for request in requests for target in _targets(request)]
-        self._fed = [target for target in targets if _addressing(target) != "sequential"]
-        self._sequential = [target for target in targets if _addressing(target) == "sequential"]
-        self._batches = _Batches(self._fed)
+        targets = _targets(requests)
+        self._fed = [target for target in targets if target.source.addressing != "sequential"]
+        self._sequential = [target for target in targets if target.source.addressing == "sequential"]
+        self._batches = _Batches(self._fed, ahead=ahead)
 
     def result(self) -> None:
         """Wait for the packets and decode them into the requests' memory. To be called once.
@@ -100,17 +125,20 @@ class PendingFrames:
         self._batches.cancel()
 
 
-def begin_frames(requests: Sequence[ReadRequest], *, pool: DecoderPool | None = None) -> PendingFrames:
+def begin_frames(
+    requests: Sequence[ReadRequest], *, pool: DecoderPool | None = None, ahead: bool = True
+) -> PendingFrames:
     """Plan a read of frames and start fetching their packets; what goes wrong on the way comes out of `result`.
 
     Args:
         requests: One a clip.
         pool: Where decoder contexts come from; by default the process's own.
+        ahead: Whether something else is done before `result` is called.
 
     Raises:
         CorruptIndexError: if an index makes no sense.
     """
-    return PendingFrames(requests, pool or default_pool())
+    return PendingFrames(requests, pool or default_pool(), ahead=ahead)
 
 
 def read_frames(requests: Sequence[ReadRequest], *, pool: DecoderPool | None = None) -> None:
@@ -120,20 +148,30 @@ def read_frames(requests: Sequence[ReadRequest], *, pool: DecoderPool | None = N
         StoreError: if an object cannot be read, or is no longer the one that was pinned.
         VideoError: if bytes are damaged, or a frame does not come out of the decoder.
     """
-    begin_frames(requests, pool=pool).result()
+    begin_frames(requests, pool=pool, ahead=False).result()
 
 
-def _targets(request: ReadRequest) -> Iterable[_Target]:
-    """One target for each source that a request's frames lie in."""
-    source_of = request.files.index.packets.source_idx[request.rows].tolist()
-    destinations: defaultdict[int, dict[int, list[int]]] = defaultdict(dict)
-    for place, (row, source_idx) in enumerate(zip(request.rows.tolist(), source_of, strict=True)):
-        destinations[source_idx].setdefault(row, []).append(place)
-    return [_Target(request, source_idx, rows) for source_idx, rows in destinations.items()]
+def _targets(requests: Sequence[ReadRequest]) -> list[_Target]:
+    """One target for each source that frames lie in; what several requests want of one source comes together."""
+    targets: dict[Hashable, _Target] = {}
+    for request in requests:
+        for source_idx, places in _places_by_source(request).items():
+            key = request.files.identity(source_idx) if len(requests) > 1 else source_idx
+            target = targets.get(key)
+            if target is None:
+                target = targets[key] = _Target(request.files, source_idx)
+            target.add(request, places)
+    return list(targets.values())
 
 
-def _addressing(target: _Target) -> str:
-    return target.request.files.index.sources[target.source_idx].addressing
+def _places_by_source(request: ReadRequest) -> dict[int, Sequence[int]]:
+    """The places in a request's rows and memory, by the source that the frames lie in."""
+    if len(request.files.index.sources) == 1:
+        return {0: range(len(request.rows))}
+    source_of = request.files.index.packets.source_idx[request.rows]
+    return {
+        source_idx: np.flatnonzero(source_of == source_idx).tolist() for source_idx in np.unique(source_of).tolist()
+    }
 
 
 # -- fed by packets ---------------------------------------------------------------------------------------------------
@@ -142,16 +180,16 @@ def _addressing(target: _Target) -> str:
 class _Batches:
     """The runs of targets, fetched in batches: while the caller decodes one, the next one is on its way."""
 
-    def __init__(self, targets: Sequence[_Target], *, steps_back: int = 0) -> None:
+    def __init__(self, targets: Sequence[_Target], *, steps_back: int = 0, ahead: bool = False) -> None:
         """Plans the runs and starts the first fetch."""
         jobs = [(target, job) for target in targets for job in _plan(target, steps_back)]
-        sizes = [job.nbytes for _, job in jobs]
+        sizes = [job.nbytes for _, job in jobs] if len(jobs) > 1 else [0] * len(jobs)
         self._left = deque(jobs[batch] for batch in in_batches(sizes, max_bytes=_BATCH_BYTES))
         self._pending: packets.PendingPackets | None = None
-        self._begin_next()
+        self._begin_next(ahead=ahead)
 
-    def _begin_next(self) -> None:
-        self._pending = packets.begin([job for _, job in self._left[0]]) if self._left else None
+    def _begin_next(self, *, ahead: bool) -> None:
+        self._pending = packets.begin([job for _, job in self._left[0]], ahead=ahead) if self._left else None
 
     def __iter__(self) -> Iterator[tuple[_Target, Job, list[bytes]]]:
         """Each run with the payloads of its packets."""
@@ -159,7 +197,7 @@ class _Batches:
             while self._pending is not None:
                 payloads = self._pending.result()
                 batch = self._left.popleft()
-                self._begin_next()
+                self._begin_next(ahead=True)
                 for (target, job), packet_bytes in zip(batch, payloads, strict=True):
                     yield target, job, packet_bytes
         finally:
@@ -187,10 +225,10 @@ def _read_packets(targets: Sequence[_Target], batches: _Batches, pool: DecoderPo
 
 
 def _plan(target: _Target, steps_back: int) -> list[Job]:
-    files = target.request.files
+    files = target.files
     order = files.decode_order(target.source_idx)
-    rows = np.fromiter(target.destinations, np.int64, len(target.destinations))
-    positions = np.sort(files.index.packets.decode_position[rows])
+    positions = files.index.packets.decode_position[list(target.destinations)]
+    positions.sort()
     runs = plan_runs(order, positions, steps_back=steps_back)
     return [Job(files, target.source_idx, order, run) for run in runs]
 
@@ -216,7 +254,7 @@ def _decode(target: _Target, job: Job, payloads: Sequence[bytes], pool: DecoderP
 def _feed(target: _Target, job: Job, payloads: Sequence[bytes], decoder: PacketDecoder) -> None:
     order, run = job.order, job.run
     wanted = set(order.row[run.wanted].tolist())
-    unknown = order.disposable[run.positions] < 0
+    unknown = (order.disposable[run.positions] < 0).tolist()
     rows = order.row[run.positions].tolist()
     fed = decoded = 0
     for i, (row, payload) in enumerate(zip(rows, payloads, strict=True)):
@@ -240,7 +278,7 @@ def _feed(target: _Target, job: Job, payloads: Sequence[bytes], decoder: PacketD
 
 def _read_sequentially(target: _Target) -> None:
     """Decode a file from its start and pick the wanted pictures by counting them."""
-    files = target.request.files
+    files = target.files
     order = files.decode_order(target.source_idx)
     row_of_number = order.row.tolist()
     stop = 1 + max(int(files.index.packets.decode_position[row]) for row in target.destinations)

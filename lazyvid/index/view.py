@@ -102,10 +102,12 @@ class FrameView:
 
     def durations(self, positions: IntArray) -> FloatArray:
         """float64 [M], seconds until the next frame of the view, or until its end."""
-        ends = np.full(len(positions), self.end_seconds)
-        inner = positions + 1 < len(self)
-        ends[inner] = self.timestamps[positions[inner] + 1]
-        return ends - self.timestamps[positions]
+        times = self.timestamps
+        ends: FloatArray = times.take(positions + 1, mode="clip")
+        last = positions == len(times) - 1
+        if last.any():
+            ends[last] = self.end_seconds
+        return ends - times[positions]
 
     def segment_frame_counts(self) -> IntArray:
         """int64 [S], frames of each segment of the index that lie in the view."""

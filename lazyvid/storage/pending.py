@@ -32,8 +32,8 @@ class PlannedRead:
 class PendingRead:
     """Ranges of several objects; made by `ObjectStore.begin_many`.
 
-    Belongs to the process that began it: it neither travels in a pickle nor answers in a forked child. Of local files
-    the system is told what will be read; `result` reads it.
+    Belongs to the process that began it: it neither travels in a pickle nor answers in a forked child. Local files are
+    read by `result`.
     """
 
     def __init__(
@@ -50,9 +50,6 @@ class PendingRead:
         self._remote = remote
         self._timeout_s = timeout_s
         self._pid = os.getpid()
-        for read in reads:
-            if read.is_local:
-                local.advise(read.uri, read.plan.spans)
 
     def result(self) -> list[list[bytes]]:
         """Wait for the bytes.

@@ -54,19 +54,22 @@ def merge_ranges(ranges: Iterable[tuple[int, int]], *, max_gap: int) -> MergePla
     if max_gap < 0:
         raise ValueError(f"Invalid max_gap {max_gap}: expected a number of bytes >= 0.")
     wanted = [(index(start), index(stop)) for start, stop in ranges]
-    for start, stop in wanted:
-        if start < 0 or stop < start:
-            raise ValueError(f"Invalid byte range ({start}, {stop}): expected 0 <= start <= stop.")
-
     spans: list[tuple[int, int]] = []
     placements = [(-1, 0)] * len(wanted)
-    for i in sorted((i for i, (start, stop) in enumerate(wanted) if stop > start), key=wanted.__getitem__):
+    span_start = span_stop = -max_gap - 1  # so that no range touches it
+    for i in sorted(range(len(wanted)), key=wanted.__getitem__):
         start, stop = wanted[i]
-        if spans and start - spans[-1][1] <= max_gap:
-            spans[-1] = (spans[-1][0], max(spans[-1][1], stop))
-        else:
+        if start < 0 or stop < start:
+            raise ValueError(f"Invalid byte range ({start}, {stop}): expected 0 <= start <= stop.")
+        if start == stop:
+            continue
+        if start - span_stop > max_gap:
             spans.append((start, stop))
-        placements[i] = (len(spans) - 1, start - spans[-1][0])
+            span_start, span_stop = start, stop
+        elif stop > span_stop:
+            span_stop = stop
+            spans[-1] = (span_start, stop)
+        placements[i] = (len(spans) - 1, start - span_start)
     return MergePlan(tuple(spans), tuple(placements), tuple(stop - start for start, stop in wanted))
 
 

@@ -228,10 +228,16 @@ class ObjectStore:
         Raises:
             StoreError: as `read_ranges`.
         """
-        return self.begin_many(requests).result()
+        return self.begin_many(requests, ahead=False).result()
 
-    def begin_many(self, requests: Sequence[RangeRequest]) -> PendingRead:
-        """Begin what `read_many` does; its `result` waits for the bytes, or raises what went wrong."""
+    def begin_many(self, requests: Sequence[RangeRequest], *, ahead: bool = True) -> PendingRead:
+        """Begin what `read_many` does; its `result` waits for the bytes, or raises what went wrong.
+
+        Args:
+            requests: what to read.
+            ahead: whether something else is done before `result` is called: then the system is told to read local files
+                ahead.
+        """
         reads = [
             PlannedRead(full := self.resolve(request.uri), self._merged(full, request.ranges), request.pin)
             for request in requests
@@ -243,6 +249,10 @@ class ObjectStore:
             for start, stop in read.plan.spans
         ]
         remote = process_io().begin(transfer.read_spans(spans, tuning=self._tuning)) if spans else None
+        if ahead:
+            for read in reads:
+                if read.is_local:
+                    local.advise(read.uri, read.plan.spans)
         return PendingRead(reads, remote, timeout_s=self._most_s())
 
     def _merged(self, full: str, ranges: Sequence[tuple[int, int]]) -> MergePlan:
