@@ -10,7 +10,7 @@ WORKERS ?= 2
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-slow check format bench clean
+.PHONY: help venv demo test test-slow chaos check format bench clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,6 +30,15 @@ test: check ## Static checks, then the tests (under 10 minutes on 2 cores)
 
 test-slow: $(STAMP) ## The long matrices and the tests that kill things
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "slow or chaos" $(ARGS)
+
+# Where every draw of `make chaos` comes from, and what its numbers of cases are multiplied by.
+SEED ?= $(shell date +%s)
+SCALE ?= 1
+
+chaos: $(STAMP) ## Break everything that can break, thousands of times (15 minutes); SEED=... repeats a run
+	@echo "LAZYVID_CHAOS_SEED=$(SEED)"
+	LAZYVID_CHAOS_SEED=$(SEED) LAZYVID_CHAOS_SCALE=$(SCALE) \
+		$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m chaos $(ARGS)
 
 check: $(STAMP) ## ruff (lint and format) and mypy
 	$(BIN)/ruff check .

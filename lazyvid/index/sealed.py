@@ -7,7 +7,6 @@ copies.
 from __future__ import annotations
 
 import contextlib
-import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
@@ -20,6 +19,7 @@ from lazyvid.errors import (
     StoreError,
 )
 from lazyvid.index import lance_process, seal
+from lazyvid.index.scratch import scratch_folder
 from lazyvid.index.seal import Seal
 from lazyvid.storage import ObjectMeta, ObjectStore, display_uri
 from lazyvid.storage.layout import append_suffix, split
@@ -56,8 +56,8 @@ class DatasetFiles:
 
     def _downloaded(self, name: str) -> bytes | None:
         """A large file: over several connections, and with no limit to the time that all of it takes."""
-        with tempfile.TemporaryDirectory(prefix="lazyvid-") as temporary:
-            path = Path(temporary) / "file"
+        with scratch_folder() as temporary:
+            path = temporary / "file"
             try:
                 self._store.download(append_suffix(self._uri, "/" + name), path)
             except ObjectNotFoundError:
@@ -152,8 +152,8 @@ def write_dataset(
         IndexStateError: if Lance cannot write.
     """
     metadata = {**(table.schema.metadata or {}), seal.METADATA_KEY: seal.PLACEHOLDER}
-    with tempfile.TemporaryDirectory(prefix="lazyvid-") as temporary:
-        folder = Path(temporary) / "dataset.lance"
+    with scratch_folder() as temporary:
+        folder = temporary / "dataset.lance"
         try:
             lance_process.write_dataset(table.replace_schema_metadata(metadata), folder)
         except (lance_process.LanceError, lance_process.LanceUnavailableError) as error:
@@ -199,8 +199,8 @@ def parse_dataset(
         CorruptIndexError: if Lance cannot read it.
         lance_process.LanceUnavailableError: if Lance cannot be run here.
     """
-    with tempfile.TemporaryDirectory(prefix="lazyvid-") as temporary:
-        folder = Path(temporary) / "dataset.lance"
+    with scratch_folder() as temporary:
+        folder = temporary / "dataset.lance"
         for name, data in files.items():
             _write_below(folder, name, data)
         try:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from lazyvid.storage.backend import Backend, Tuning
 from lazyvid.storage.objects import ObjectMeta
 from lazyvid.storage.ranges import split_span
-from lazyvid.storage.retry import Deadline
+from lazyvid.storage.retry import Deadline, TransientFault
 from lazyvid.storage.transfer import attempt, head, together
+
+T = TypeVar("T")
 
 PART_BYTES = 16 << 20
 _PARTS_AT_ONCE = 4
@@ -39,14 +41,15 @@ async def copy_in(
 
     if size <= part_bytes:
         data = read_at(0, size)
-        return await attempt(backend, uri, "write", partial(backend.put, uri, data), deadline=limit(size))
+        put = partial(_moving, partial(backend.put, uri, data), size, tuning)
+        return await attempt(backend, uri, "write", put, deadline=limit(size))
     upload = await attempt(backend, uri, "write", partial(backend.start_upload, uri), deadline=limit(0))
     if upload is None:
         return None
 
     async def part(number: int, start: int, stop: int) -> Any:
         data = read_at(start, stop - start)
-        send = partial(backend.put_part, uri, upload, number, data)
+        send = partial(_moving, partial(backend.put_part, uri, upload, number, data), stop - start, tuning)
         return await attempt(backend, uri, "write", send, deadline=limit(stop - start))
 
     try:
@@ -59,6 +62,18 @@ async def copy_in(
         await asyncio.shield(_abort(backend, uri, upload))
         raise
     return await head(backend, uri, deadline=limit(0))
+
+
+async def _moving(send: Callable[[], Awaitable[T]], size: int, tuning: Tuning) -> T:
+    """One try, given up where it stalls: a client that waits for leave to send its bytes has no limit of its own."""
+    seconds = tuning.stall_s + size / _SLOWEST_BYTES_PER_S
+    try:
+        async with asyncio.timeout(seconds) as limit:
+            return await send()
+    except TimeoutError as error:
+        if not limit.expired():
+            raise
+        raise TransientFault(f"{size} bytes were not taken within {seconds:.3g} s", kind="timeout") from error
 
 
 async def _abort(backend: Backend, uri: str, upload: Any) -> None:

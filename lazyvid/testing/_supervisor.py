@@ -40,7 +40,10 @@ def clean(folder: str, files: str) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Supervises until the server exits, the parent writes to our standard input or closes it, or is gone itself."""
+    """Supervises until the server exits, the parent writes to our standard input or closes it, or is gone itself.
+
+    The line "kill" ends the server as a crash would: what it had written stays.
+    """
     parent, folder, files, log_path, *command = arguments
     with open(log_path, "ab") as log:
         server = subprocess.Popen(
@@ -51,16 +54,19 @@ def main(arguments: list[str]) -> int:
             stderr=subprocess.STDOUT,
             preexec_fn=_die_with_supervisor,  # safe here: this process has one thread
         )
+    kept = False
     try:
         while server.poll() is None and os.getppid() == int(parent):
             if select.select([sys.stdin], [], [], _POLL_S)[0]:
+                kept = sys.stdin.readline().strip() == "kill"
                 break
         return server.poll() or 0
     finally:
         if server.poll() is None:
             server.kill()  # SIGTERM takes SeaweedFS 15 to 25 s
             server.wait()
-            clean(folder, files)
+            if not kept:
+                clean(folder, files)
 
 
 if __name__ == "__main__":

@@ -54,6 +54,7 @@ class S3Server:
         self._folder: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._litter = ""
+        self._command: list[str] = []
         self._owner = 0
 
     @staticmethod
@@ -128,6 +129,20 @@ class S3Server:
             _supervisor.clean(str(self._folder), self._litter)
         self.endpoint_url = ""
 
+    def kill(self) -> None:
+        """Kills the server as a crash would: its data stay, and `restart` starts it again at the same address."""
+        if self._process is not None and self._owner == os.getpid():
+            self._process.communicate(b"kill\n", timeout=30)
+
+    def restart(self) -> None:
+        """Starts a killed server again, with its data and at its address.
+
+        Raises:
+            RuntimeError: if it does not come up; with the end of its log.
+        """
+        self._supervise()
+        self._await_ready(time.monotonic() + _START_DEADLINE_S)
+
     def _options(self, identity: _Identity) -> dict[str, Any]:
         return {
             "key": identity.key,
@@ -149,13 +164,14 @@ class S3Server:
             f"/tmp/seaweedfs-{part}-grpc-{ports[f'{part}.port.grpc']}.sock"
             for part in _PARTS  # no setting moves these sockets into the folder
         )
-        supervised = [
-            str(os.getpid()),
-            str(folder),
-            self._litter,
-            str(folder / "log"),
-            *_command(binary, folder, config, ports),
-        ]
+        self._command = _command(binary, folder, config, ports)
+        self._supervise()
+        atexit.register(self.stop)
+
+    def _supervise(self) -> None:
+        folder = self._folder
+        assert folder is not None, "nothing was started that could be started again"
+        supervised = [str(os.getpid()), str(folder), self._litter, str(folder / "log"), *self._command]
         # A bare environment: SeaweedFS takes AWS_* variables for identities and looks for settings in the home folder.
         self._process = subprocess.Popen(
             [sys.executable, "-I", _supervisor.__file__, *supervised],
@@ -164,7 +180,6 @@ class S3Server:
             cwd=folder,
             env={"PATH": os.defpath, "HOME": str(folder), "TMPDIR": str(folder)},
         )
-        atexit.register(self.stop)
 
     def _await_ready(self, deadline: float) -> None:
         last: Exception | None = None

@@ -166,6 +166,10 @@ class ClipDataset(Dataset[Any]):
             windows = self._windows(items)
             self._prefetched.add(tuple(windows), lambda: self._reader.begin(windows))
 
+    def forget_prefetched(self) -> None:
+        """Give up what `prefetch` began and nobody has asked for."""
+        self._prefetched.clear()
+
     def begin(self, items: Sequence[Item]) -> PendingBatch:
         """Begin to read clips: `begin(items).result()` is `__getitems__(items)`.
 

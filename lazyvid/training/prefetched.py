@@ -52,6 +52,14 @@ class Prefetched(Generic[P]):
             self._forget_others()
             return self._pending.pop(key, None)
 
+    def clear(self) -> None:
+        """Give up what nobody will ask for any more."""
+        with self._lock:
+            self._forget_others()
+            dropped, self._pending = list(self._pending.values()), OrderedDict()
+        for pending in dropped:
+            pending.cancel()
+
     def __len__(self) -> int:
         with self._lock:
             self._forget_others()

@@ -5,6 +5,7 @@ FFmpeg and the store work outside Python's lock, so threads decode side by side;
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -27,7 +28,9 @@ class Inline:
 
     def read(self, orders: Iterable[BatchOrder]) -> Iterator[Any]:
         """The batches, in the order of their orders."""
-        return (self._reader[order] for order in orders)
+        with self._reader.announcing():
+            for order in orders:
+                yield self._reader[order]
 
     def close(self) -> None:
         """Nothing is kept."""
@@ -77,7 +80,7 @@ class WorkerThreads:
         executor = self._running()
         waiting: deque[Future[Any]] = deque()
         number = 0
-        try:
+        with self._reader.announcing(), _cancelling(waiting):
             for order in orders:
                 waiting.append(executor.submit(self._reader.__getitem__, order))
                 if len(waiting) > self._ahead:
@@ -86,9 +89,6 @@ class WorkerThreads:
             while waiting:
                 yield self._result(waiting.popleft(), number)
                 number += 1
-        finally:
-            for future in waiting:
-                future.cancel()
 
     def _result(self, future: Future[Any], number: int) -> Any:
         try:
@@ -113,3 +113,13 @@ class WorkerThreads:
         executor, self._executor = self._executor, None
         if executor is not None and self._pid == os.getpid():
             executor.shutdown(wait=False, cancel_futures=True)
+
+
+@contextlib.contextmanager
+def _cancelling(waiting: Iterable[Future[Any]]) -> Iterator[None]:
+    """Give up what was not begun when the pass ends early."""
+    try:
+        yield
+    finally:
+        for future in waiting:
+            future.cancel()

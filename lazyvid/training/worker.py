@@ -8,7 +8,7 @@ import os
 import select
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,6 +39,19 @@ class BatchReader(Dataset[Any]):
         prefetch = getattr(self.dataset, "prefetch", None)
         if items and prefetch is not None:
             prefetch(list(items))
+
+    @contextlib.contextmanager
+    def announcing(self) -> Iterator[None]:
+        """A pass: what an earlier one announced and left is not handed to it, nor what it leaves to a later one.
+
+        Else a fault that has passed would still be reported, by the bytes that were asked for while it lasted.
+        """
+        forget: Callable[[], None] = getattr(self.dataset, "forget_prefetched", lambda: None)
+        forget()
+        try:
+            yield
+        finally:
+            forget()
 
     def _samples(self, items: Sequence[Any]) -> Sequence[Any]:
         read_together = getattr(self.dataset, "__getitems__", None)

@@ -295,3 +295,18 @@ def test_errors_of_a_presigned_url_hide_its_signature(fault_server: FaultServer)
         while at is not None:
             assert "SECRETSIGNATURE" not in str(at)
             at = at.__cause__
+
+
+def test_a_server_that_does_not_take_an_upload_is_asked_again(fault_server: FaultServer, tmp_path: Path) -> None:
+    """S3 clients wait for leave to send ("100 Continue") without a limit of their own."""
+    store = ObjectStore(storage_options=fault_server.storage_options, stall_s=STALL_S)
+    (tmp_path / "file").write_bytes(DATA[:5000])
+    for write in (
+        lambda: store.write(fault_server.s3_url("new"), DATA[:5000]),
+        lambda: store.upload(tmp_path / "file", fault_server.s3_url("new")),
+    ):
+        fault_server.script(["mute"], method="PUT")
+        before = read_stats()
+        write()
+        assert fault_server.objects.pop("new") == DATA[:5000]
+        assert (read_stats() - before).retries >= 1

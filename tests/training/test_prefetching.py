@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest
 from dataset_samples import check, equal, upload
-from laws import in_process
+from laws import files_below, in_process
 
-from lazyvid.errors import CorruptVideoError, VideoError
+from lazyvid.errors import AccessDeniedError, CorruptVideoError, VideoError
 from lazyvid.frames import ClipSpec, Window
 from lazyvid.stats import read_stats
-from lazyvid.testing import S3Server
-from lazyvid.training import ClipDataset, FrameDataset
+from lazyvid.storage import ObjectStore
+from lazyvid.testing import Fault, FaultServer, S3Server
+from lazyvid.training import ClipDataset, ClipLoader, FrameDataset
 from lazyvid.training.prefetched import Prefetched
 
 ITEMS = [Window(2, 12, 16), Window(0, 11, 15), 0]
@@ -123,3 +124,20 @@ def test_announcing_leaves_no_thread_behind(folder: Path) -> None:
     del dataset
     gc.collect()
     assert {t.name for t in set(threading.enumerate()) - threads} <= {"lazyvid-io"}
+
+
+@pytest.mark.parametrize("options", [{}, {"num_threads": 2}], ids=["inline", "threads"])
+def test_a_fault_that_has_passed_is_not_reported_to_the_next_pass(
+    folder: Path, fault_server: FaultServer, options: dict[str, Any]
+) -> None:
+    fault_server.objects.update(files_below(folder))
+    store = ObjectStore(storage_options=fault_server.storage_options)
+    dataset = ClipDataset(fault_server.s3_url(""), ClipSpec(4), store=store)
+    loader = ClipLoader(dataset, batch_size=2, **options)
+    expected = list(loader)
+    fault_server.script(default=Fault.status(403), ranged=True)
+    with pytest.raises(AccessDeniedError):
+        list(loader)
+    fault_server.script()
+    assert equal(list(loader), expected)
+    loader.close()

@@ -1,0 +1,78 @@
+"""What the chaos tests share: their seed, how many cases they run, and the law that nothing is left behind.
+
+Every draw comes from `LAZYVID_CHAOS_SEED` (0 by default, so that `make test` is the same each time; `make chaos` draws
+one and prints it). `LAZYVID_CHAOS_SCALE` multiplies the numbers of cases of the long runs.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import gc
+import multiprocessing
+import os
+import random
+import threading
+import time
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from children import NAME
+from sizes import SEED
+
+_GRACE_S = 20.0
+
+
+@pytest.fixture
+def rng(request: pytest.FixtureRequest, record_property: pytest.RecordProperty) -> random.Random:
+    """Draws of this test alone: they follow from the seed and the test's name."""
+    record_property("chaos_seed", SEED)
+    print(f"LAZYVID_CHAOS_SEED={SEED}")  # noqa: T201 - pytest shows it where the test fails
+    return random.Random(SEED ^ zlib.crc32(request.node.name.encode()))
+
+
+@pytest.fixture(autouse=True)
+def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Temporary files, caches and node-local indexes of a test lie in a folder of its own; gives it."""
+    folder = tmp_path / "machine"
+    for name in ("tmp", "indexes", "copies"):
+        (folder / name).mkdir(parents=True, mode=0o700)
+    monkeypatch.setenv("TMPDIR", str(folder / "tmp"))
+    monkeypatch.setattr("tempfile.tempdir", str(folder / "tmp"))
+    monkeypatch.setenv("LAZYVID_INDEX_DIR", str(folder / "indexes"))
+    monkeypatch.setenv("LAZYVID_CACHE_DIR", str(folder / "copies"))
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left(own_folders: Path, request: pytest.FixtureRequest) -> Iterator[None]:
+    """A test ends with the threads, children and shared memory that it began with, some seconds later at most."""
+    if "fault_server" in request.fixturenames:
+        # It is to outlive this: a thread that reads from a server that is gone tries until its deadline.
+        request.getfixturevalue("fault_server")
+    threads = set(threading.enumerate())
+    yield
+    gc.collect()
+    deadline = time.monotonic() + _GRACE_S
+    while left := _left(threads):
+        if time.monotonic() > deadline:
+            faulthandler.dump_traceback()
+            pytest.fail(f"left behind: {left}")
+        time.sleep(0.05)
+    # What killed processes leave in folders made for it is removed by the next process that looks in there.
+    kept = ("lazyvid-stats-", "lazyvid-scratch-", "lazyvid-spool-", "pymp-")
+    assert [path.name for path in (own_folders / "tmp").iterdir() if not path.name.startswith(kept)] == []
+
+
+def _left(threads: set[threading.Thread]) -> list[str]:
+    mine = os.getpid()
+    found = [f"process {child.pid}" for child in multiprocessing.active_children() if child.name != NAME]
+    # The stores' I/O thread of a process lives as long as the process.
+    found += [
+        thread.name
+        for thread in threading.enumerate()
+        if thread not in threads and thread.name.startswith(("lazyvid-reader", "lazyvid-upload", "QueueFeeder"))
+    ]
+    found += [path.name for path in Path("/dev/shm").glob(f"torch_{mine}_*")]
+    return found

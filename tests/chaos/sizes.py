@@ -1,0 +1,19 @@
+"""How many cases a chaos test runs: a few in `make test`, many in `make chaos`."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import pytest
+
+SEED = int(os.environ.get("LAZYVID_CHAOS_SEED", "0"))
+"""Where every draw comes from."""
+
+_SCALE = float(os.environ.get("LAZYVID_CHAOS_SCALE", "1"))
+
+
+def counts(few: int, many: int) -> Any:
+    """Parametrizes `count`: `few` by default, `many` (times LAZYVID_CHAOS_SCALE) under the mark `chaos`."""
+    scaled = max(1, round(many * _SCALE))
+    return pytest.mark.parametrize("count", [few, pytest.param(scaled, marks=pytest.mark.chaos, id="many")])
