@@ -46,6 +46,10 @@ class ReadStats:
     """Whole-file cache look-ups that had to download."""
     samples_skipped: int = 0
     """Samples of datasets that could not be read and were replaced by others."""
+    refetches: int = 0
+    """Runs of packets fetched once more because their bytes did not fit their checksums."""
+    frames_dropped: int = 0
+    """Frames of cameras that an encoder had no room for."""
 
     def __sub__(self, earlier: ReadStats) -> ReadStats:
         """What was counted between `earlier` and this."""

@@ -14,6 +14,7 @@ from lazyvid.cli.codecs import codecs_command
 from lazyvid.cli.concat import concat_command
 from lazyvid.cli.console import ReportingGroup, stdout
 from lazyvid.cli.demo import demo_command
+from lazyvid.cli.doctor import doctor_command
 from lazyvid.cli.encode import encode_command
 from lazyvid.cli.fit import LIGHTNING_ARGUMENTS, fit_command
 from lazyvid.cli.frames import frames_command
@@ -39,6 +40,7 @@ app.command("index")(index_command)
 app.command("info")(info_command)
 app.command("frames")(frames_command)
 app.command("verify")(verify_command)
+app.command("doctor")(doctor_command)
 app.command("record")(record_command)
 app.command("recover")(recover_command)
 app.command("encode")(encode_command)

@@ -19,6 +19,7 @@ from lazyvid.decoding.files import VideoFiles
 from lazyvid.decoding.plan import DecodeOrder, Run, byte_ranges
 from lazyvid.errors import CorruptVideoError
 from lazyvid.index.frame_index import UNKNOWN
+from lazyvid.stats import count
 from lazyvid.storage import ObjectMeta, ObjectStore, RangeRequest, display_uri
 from lazyvid.storage.pending import PendingRead
 
@@ -135,6 +136,7 @@ def _checked(job: Job, payloads: list[bytes]) -> list[bytes]:
     """The payloads, read once more where they are damaged: the wire may have been at fault."""
     if _damaged(job, payloads) is None:
         return payloads
+    count(refetches=1)
     payloads = _read_again(job)
     damaged = _damaged(job, payloads)
     if damaged is not None:

@@ -19,6 +19,7 @@ from lazyvid.errors import EncoderFailedError, EncoderStalledError, QueueFullErr
 from lazyvid.recording.camera import CameraEncoderThread, FrameItem, QueuedFrame
 from lazyvid.recording.origin import EpisodeOrigin
 from lazyvid.recording.pictures import FrameLike, PictureMaker
+from lazyvid.stats import count
 
 OnFull = Literal["drop", "block", "raise"]
 """What happens to a frame when the queue is full."""
@@ -245,13 +246,14 @@ class Lane:
 
     def _count_drop(self, seconds: float | None) -> None:
         self.dropped_timestamps.append(float(self._fed / self._rate) if seconds is None else seconds)
-        count = len(self.dropped_timestamps)
-        if count % _WARN_EVERY == 0 or count == 1:
+        count(frames_dropped=1)
+        dropped = len(self.dropped_timestamps)
+        if dropped % _WARN_EVERY == 0 or dropped == 1:
             _log.warning(
                 "Camera %r: %d frame(s) dropped of %d, the last one at %s s: its encoder is too slow for it. Record "
                 "with a faster encoder or preset, or smaller frames.",
                 self.key,
-                count,
+                dropped,
                 self._fed + 1,
                 self.dropped_timestamps[-1],
             )

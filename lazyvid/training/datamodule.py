@@ -5,6 +5,7 @@ The one file of this room that knows Lightning; everything it does works without
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from lazyvid.frames import ClipSpec
 from lazyvid.index.catalog import Catalog
+from lazyvid.stats import ReadStats, read_stats
 from lazyvid.storage import ObjectStore
 from lazyvid.training.datasets import ClipDataset
 from lazyvid.training.loader import ClipLoader
@@ -257,6 +259,26 @@ class VideoDataModule(pl.LightningDataModule):
     def _close(self, stage: Stage) -> None:
         if stage in self._loaders:
             self._loaders[stage].close()
+
+
+class ReadStatsCallback(pl.Callback):
+    """Logs what an epoch cost: the counters of `lazyvid.read_stats`, as `lazyvid/requests`, `lazyvid/retries`, ...
+
+    They count this rank's process and its workers, which may be at work for the next epoch already; they are not summed
+    over ranks.
+    """
+
+    def __init__(self) -> None:
+        self._before = ReadStats()
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+        """Note where the counters stand."""
+        self._before = read_stats(scope="all")
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+        """Log what was counted since."""
+        spent = dataclasses.asdict(read_stats(scope="all") - self._before)
+        pl_module.log_dict({f"lazyvid/{name}": float(count) for name, count in spent.items()})
 
 
 def _normalised(batch: Any, mean: Sequence[float] | None, std: Sequence[float] | None) -> Any:

@@ -34,6 +34,7 @@ from lazyvid.recording import lane as lane_module
 from lazyvid.recording import origin as origin_module
 from lazyvid.recording.encoder import CameraEncoderThread, StreamingVideoEncoder
 from lazyvid.recording.mp4 import Mp4File
+from lazyvid.stats import read_stats
 from lazyvid.testing import painted_frame, read_frame_number
 
 WIDTH, HEIGHT = 96, 64
@@ -495,7 +496,7 @@ def test_times_that_do_not_increase_are_refused_when_fed(tmp_path: Path, make: M
 def test_dropped_frames_are_counted_and_shift_nothing(
     tmp_path: Path, make: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, timed: bool
 ) -> None:
-    gate = Gate(monkeypatch, camera="slow")
+    gate, before = Gate(monkeypatch, camera="slow"), read_stats()
     encoder = make(fps=10, queue_maxsize=3)
     encoder.start_episode(["slow", "fast"], tmp_path)
     with caplog.at_level(logging.WARNING, logger="lazyvid"):
@@ -512,6 +513,7 @@ def test_dropped_frames_are_counted_and_shift_nothing(
     missing = sorted(set(range(60)) - set(numbers))
     assert len(missing) >= 30
     assert encoder.dropped_frames == {"slow": len(missing), "fast": 0}
+    assert (read_stats() - before).frames_dropped == len(missing)
     assert encoder.dropped_timestamps["slow"] == [5 + k / 10 if timed else k / 10 for k in missing]
     assert times == [Fraction(k, 10) for k in numbers]
     assert build_index(str(results["slow"][0]), scan="full").timestamp.tolist() == [k / 10 for k in numbers]

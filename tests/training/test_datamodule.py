@@ -18,7 +18,7 @@ from lightning_program import Seen, Witness, data_of, every_step, trainer_of
 from lazyvid.frames import ClipSpec
 from lazyvid.storage import ObjectStore
 from lazyvid.testing import S3Server, read_frame_number
-from lazyvid.training.datamodule import VideoDataModule
+from lazyvid.training.datamodule import ReadStatsCallback, VideoDataModule
 
 PROGRAM = Path(__file__).with_name("lightning_program.py")
 STEPS = 8
@@ -307,3 +307,13 @@ def test_the_s3_config_runs_and_saves_no_secret(
     saved = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert saved
     assert not [path for path in saved if secret.encode() in path.read_bytes()]
+
+
+def test_what_an_epoch_cost_is_logged(folder: Path) -> None:
+    trainer = trainer_of(epochs=2, callbacks=[ReadStatsCallback()])
+    module = data_of(str(folder), num_workers=0)
+    trainer.fit(Witness(), datamodule=module)
+    logged = {name.removeprefix("lazyvid/"): float(value) for name, value in trainer.logged_metrics.items()}
+    assert {"requests", "retries", "refetches", "samples_skipped", "frames_dropped", "cache_hits"} <= logged.keys()
+    assert logged["frames_returned"] >= STEPS * 2 * 4
+    assert logged["retries"] == logged["refetches"] == logged["samples_skipped"] == 0
