@@ -923,3 +923,14 @@ def test_whole_copies_survive_faults_too(failing: Failing, tmp_path: Path) -> No
         failing.server.script(PASSING[name], method="GET")
         assert numbers_of(video.get_frames_at(ASKED).frames) == ASKED
         assert sum(request.fault.kind != "ok" for request in failing.server.requests) == len(PASSING[name])
+
+
+def test_a_copy_that_was_damaged_is_fetched_anew(failing: Failing, tmp_path: Path) -> None:
+    video = failing.open(fetch="file", cache=SegmentCache(tmp_path / "copies"))
+    assert numbers_of(video.get_frames_at(ASKED).frames) == ASKED
+    (copy,) = (tmp_path / "copies").glob("*.copy")
+    data = copy.read_bytes()
+    copy.write_bytes(bytes(len(data)))
+    assert numbers_of(video.get_frames_at(ASKED).frames) == ASKED
+    (copy,) = (tmp_path / "copies").glob("*.copy")
+    assert copy.read_bytes() == data

@@ -160,6 +160,8 @@ def _damaged(job: Job, payloads: Sequence[bytes]) -> int | None:
 
 
 def _read_again(job: Job) -> list[bytes]:
+    if job.files.local_copies is not None:  # the copy may be what is damaged
+        job.files.local_copies.discard(job.store, job.uri, pin=job.pin)
     if job.order.source.addressing != "packets" or job.files.local_copies is not None:
         return _read_whole(job)
     return job.store.read_ranges(job.uri, byte_ranges(job.order, job.run), pin=job.pin)

@@ -13,6 +13,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -102,6 +103,26 @@ class Spool:
             shutil.rmtree(self.root, ignore_errors=True)
 
 
+def own_spool_folder() -> Path:
+    """This user's folder for recordings on their way into a store, in the system's temporary one; made if need be.
+
+    Raises:
+        RecordingError: if it cannot be made, or another user laid it there.
+    """
+    folder = Path(tempfile.gettempdir()) / f"lazyvid-spool-{os.getuid()}"
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        facts = folder.lstat()
+    except OSError as error:
+        raise RecordingError(f"Cannot make the folder {folder} of the recording: {error}. Name a spool_dir.") from error
+    if not stat.S_ISDIR(facts.st_mode) or facts.st_uid != os.getuid():
+        raise RecordingError(
+            f"Expected a folder of user id {os.getuid()} at {folder}, found what another user laid there. Name a "
+            "spool_dir."
+        )
+    return folder
+
+
 def place_of(
     root: str | os.PathLike[str],
     *,
@@ -126,7 +147,7 @@ def place_of(
     uri = store.resolve(root).rstrip("/")
     if is_local(uri):
         return Spool(Path(uri), _noted_target(Path(uri)), store)
-    folder = Path(tempfile.gettempdir()) / f"lazyvid-spool-{os.getuid()}" if spool_dir is None else Path(spool_dir)
+    folder = own_spool_folder() if spool_dir is None else Path(spool_dir)
     name = f"{basename(uri)[-60:]}-{hashlib.sha256(uri.encode()).hexdigest()[:16]}"
     return Spool(folder.absolute() / name, uri, store)
 

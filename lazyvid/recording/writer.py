@@ -7,7 +7,6 @@ import dataclasses
 import errno
 import os
 import secrets
-import tempfile
 from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
@@ -24,6 +23,7 @@ from lazyvid.index.sidecar import write_sidecar as write_index
 from lazyvid.recording.codecs import check_pix_fmt, codec_options, encoder_name
 from lazyvid.recording.mp4 import ORIGIN_TAG, Mp4File, StreamSpec, sync
 from lazyvid.recording.pictures import FrameLike, PictureMaker
+from lazyvid.recording.spool import own_spool_folder
 from lazyvid.recording.times import CaptureTimes, GridTimes, exact_rate
 from lazyvid.storage import ObjectMeta, ObjectStore, basename, display_uri, is_local, parent_uri
 from lazyvid.storage.local import TEMPORARY_PREFIX
@@ -58,7 +58,7 @@ class VideoWriter:
         store: Where `uri` lies; by default an `ObjectStore` made from `storage_options`.
         storage_options: Options for fsspec, when no `store` is given.
         spool_dir: Folder of the local file while it is written; by default the target's own folder, or the system's
-            temporary folder when the target is remote.
+            folder of this user's in the temporary one when the target is remote.
         origin: Seconds; the capture time that lies at 0 in the MP4, for videos that shall share one clock. By default
             the first frame's. The sidecar keeps the times as they were given in any case.
         write_sidecar: False publishes the MP4 alone; capture times then remain as the MP4 says them, in microseconds
@@ -235,7 +235,7 @@ class VideoWriter:
         """A name that listings leave out and that tells a later repair what it was to become."""
         folder = self._spool_dir
         if folder is None:
-            folder = parent_uri(self._uri) if is_local(self._uri) else tempfile.gettempdir()
+            folder = parent_uri(self._uri) if is_local(self._uri) else str(own_spool_folder())
         try:
             Path(folder).mkdir(parents=True, exist_ok=True)
         except OSError as error:

@@ -230,6 +230,17 @@ class SegmentCache:
             self._make_room(keep=path)
         return path
 
+    def discard(self, store: ObjectStore, uri: UriLike, *, pin: ObjectMeta | None = None) -> None:
+        """Remove the copy of an object, where there is one: it was found to be damaged.
+
+        Args:
+            store: where the object lies.
+            uri: the object.
+            pin: the version; None asks the store what lies there now.
+        """
+        with contextlib.suppress(OSError):
+            (self.root / (_key(*self._wanted(store, uri, pin)) + _COPY_SUFFIX)).unlink()
+
     def size(self) -> int:
         """The bytes that the copies take now."""
         return sum(facts.st_size for _path, facts in self._copies())
