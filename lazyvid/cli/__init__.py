@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from lazyvid.cli.catalog import catalog_app
 from lazyvid.cli.codecs import codecs_command
 from lazyvid.cli.concat import concat_command
 from lazyvid.cli.console import ReportingGroup, stdout
@@ -38,6 +39,7 @@ app = typer.Typer(
 )
 app.command("index")(index_command)
 app.command("info")(info_command)
+app.add_typer(catalog_app, name="catalog")
 app.command("frames")(frames_command)
 app.command("verify")(verify_command)
 app.command("doctor")(doctor_command)

@@ -11,7 +11,7 @@ import typer
 
 from lazyvid.cli.console import DEBUG, one_line
 from lazyvid.errors import ObjectNotFoundError
-from lazyvid.index.finding import find_videos
+from lazyvid.index.finding import FoundVideo, list_videos
 from lazyvid.storage import ObjectStore, display_uri
 from lazyvid.storage.layout import SIDECAR_SUFFIX
 from lazyvid.storage.masking import is_secret_name
@@ -101,10 +101,15 @@ def _put(options: dict[str, Any], path: Sequence[str], value: Any) -> None:
 class Found:
     """What URIs, folders and globs name."""
 
-    videos: tuple[str, ...]
-    """URIs, each once."""
+    listed: tuple[FoundVideo, ...]
+    """The videos, each once, and what their listing told."""
     missing: dict[str, str]
     """The URIs, folders and globs that name no video, and why; as they may be shown."""
+
+    @property
+    def videos(self) -> tuple[str, ...]:
+        """The videos' URIs."""
+        return tuple(video.uri for video in self.listed)
 
 
 def find_all(patterns: Sequence[str], store: ObjectStore) -> Found:
@@ -113,12 +118,12 @@ def find_all(patterns: Sequence[str], store: ObjectStore) -> Found:
     Raises:
         StoreError: if the store cannot be asked.
     """
-    found: list[str] = []
+    found: dict[str, FoundVideo] = {}
     missing: dict[str, str] = {}
     # The shell's own `*` names sidecars beside their videos.
     for pattern in [p for p in patterns if not p.rstrip("/").endswith(SIDECAR_SUFFIX)] or patterns:
         try:
-            found += find_videos(pattern, store)
+            found |= {video.uri: video for video in list_videos(pattern, store)}
         except ObjectNotFoundError as error:
             missing[display_uri(pattern)] = one_line(error)
-    return Found(tuple(dict.fromkeys(found)), missing)
+    return Found(tuple(found.values()), missing)

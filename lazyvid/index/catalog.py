@@ -76,7 +76,7 @@ class Catalog:
     @classmethod
     def build(
         cls,
-        videos: UriLike | Sequence[UriLike],
+        videos: UriLike | Sequence[UriLike | FoundVideo],
         uri: UriLike,
         *,
         store: ObjectStore | None = None,
@@ -160,7 +160,7 @@ class Catalog:
 
     def append(
         self,
-        videos: UriLike | Sequence[UriLike],
+        videos: UriLike | Sequence[UriLike | FoundVideo],
         *,
         columns: Columns | None = None,
         index_root: UriLike | None = None,

@@ -67,11 +67,11 @@ class RowMaker:
         )
 
 
-def find(videos: UriLike | Sequence[UriLike], store: ObjectStore) -> list[FoundVideo]:
+def find(videos: UriLike | Sequence[UriLike | FoundVideo], store: ObjectStore) -> list[FoundVideo]:
     """The videos that a catalog is to hold, in order.
 
     Args:
-        videos: Their URIs, or one folder (with those below it) or glob.
+        videos: Their URIs, as they are or as a listing found them; or one folder (with those below it) or glob.
         store: Where they lie.
 
     Raises:
@@ -81,7 +81,7 @@ def find(videos: UriLike | Sequence[UriLike], store: ObjectStore) -> list[FoundV
     if isinstance(videos, (str, os.PathLike)):
         found = list_videos(os.fspath(videos), store)
     else:
-        found = [FoundVideo(store.resolve(uri)) for uri in videos]
+        found = [video if isinstance(video, FoundVideo) else FoundVideo(store.resolve(video)) for video in videos]
     seen: set[str] = set()
     for video in found:
         if video.uri in seen:
