@@ -5,9 +5,10 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -90,6 +91,11 @@ class ClipPlan:
         counts = -(-np.maximum(starts, 0) // step)
         cumulative = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         return cls(spec, first, stop, window_stop, step, half, cumulative)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Compressed: the columns of many videos are mostly the same few numbers, and every worker is sent them."""
+        columns = (self.first, self.stop, self.window_stop, self.step, self.half_step_s, np.diff(self.cumulative))
+        return _plan_of, (self.spec, [(column.dtype.str, zlib.compress(column.tobytes())) for column in columns])
 
     def __len__(self) -> int:
         return int(self.cumulative[-1])
@@ -196,3 +202,11 @@ def _starts_by_time(
         return stop - first
     latest = times.times_at(stop - 1) + half_step_s - (spec.num_frames - 1) / float(spec.fps or 1)
     return np.clip(times.search(latest, side="right"), first, stop) - first
+
+
+def _plan_of(spec: ClipSpec, columns: Sequence[tuple[str, bytes]]) -> ClipPlan:
+    """How a pickle is read."""
+    arrays = [np.frombuffer(zlib.decompress(data), dtype) for dtype, data in columns]
+    first, stop, window_stop, step, half_step_s, counts = arrays
+    cumulative = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    return ClipPlan(spec, first, stop, window_stop, step, half_step_s, cumulative)

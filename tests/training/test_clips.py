@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from typing import Literal
 
 import numpy as np
@@ -57,6 +58,8 @@ def test_the_plan_is_the_list(spec: ClipSpec, ranges: list[tuple[int, int]]) -> 
     assert [plan.window(i) for i in range(len(plan))] == expected
     assert [plan.window(i - len(plan)) for i in range(len(plan))] == expected
     assert [plan.index_near(window) for window in expected] == list(range(len(expected)))
+    sent = pickle.loads(pickle.dumps(plan))
+    assert [sent.window(i) for i in range(len(sent))] == expected
     for outside in (len(plan), -len(plan) - 1):
         with pytest.raises(IndexError, match=f"{len(plan)} clips"):
             plan.window(outside)
