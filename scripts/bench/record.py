@@ -1,10 +1,11 @@
 """Cameras recorded in real time, as a robot's loop would feed them: what that costs, and that no frame goes astray.
 
 The frames carry their numbers. After the run every file is decoded: each kept frame must lie at its own capture time,
-and frames fed = frames in the file + frames reported dropped. Then the same frames are encoded by a plain `av` loop and
-by lazyvid in turns, as fast as each can, for the processor time of a frame.
+and frames fed = frames in the file + frames reported dropped. A whole `Recorder` is timed, too, and its episode read
+back through `LazyVideo` as soon as it is saved. Then the same frames are encoded by a plain `av` loop and by lazyvid in
+turns, as fast as each can, for the processor time of a frame.
 
-    python scripts/bench/record.py --seconds 60 --json bench-output/record.json
+    python scripts/bench/record.py --json bench-output/record.json
 """
 
 from __future__ import annotations
@@ -26,11 +27,14 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from common import Spread, measure, ratios, write_json
 from rich.console import Console
+from rich.table import Table
 
+from lazyvid.recording import Recorder
 from lazyvid.recording.codecs import codec_options, encoder_name, hush
 from lazyvid.recording.encoder import StreamingVideoEncoder
 from lazyvid.recording.scheduling import kept_scheduling
 from lazyvid.testing import painted_frame, read_frame_number
+from lazyvid.video import LazyVideo
 
 Frames = Sequence[npt.NDArray[np.uint8]]
 
@@ -157,6 +161,63 @@ def _contents(path: Path, setting: Setting) -> tuple[list[int], list[str]]:
     return ticks, errors
 
 
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """What came of one episode of a `Recorder` in real time."""
+
+    setting: Setting
+    seconds: float
+    rows: int
+    dropped: int
+    """Frames of all cameras together."""
+    adds_up: bool
+    """Whether each camera's video, read as soon as it is saved, holds every frame that was not dropped at its time."""
+    add_frame_ms_median: float
+    """Of a row: all cameras and the journal."""
+    add_frame_ms_p99: float
+    save_episode_s: float
+
+
+def save(setting: Setting, frames: Frames, root: Path, *, seconds: float) -> Saved:
+    """Record an episode at the cameras' rate, save it, and read it back."""
+    rows = round(seconds * setting.fps)
+    shape = [setting.height, setting.width, 3]
+    features: dict[str, dict[str, Any]] = {key: {"dtype": "video", "shape": shape} for key in setting.keys}
+    costs = []
+    options: dict[str, Any] = {"vcodec": setting.vcodec, "preset": setting.preset, "g": setting.g, "crf": setting.crf}
+    with Recorder.create(root, setting.fps, features, **options) as recorder:
+        began = time.perf_counter() + 0.05
+        for row in range(rows):
+            time.sleep(max(0.0, began + row / setting.fps - time.perf_counter()))
+            start = time.perf_counter()
+            pictures = dict.fromkeys(setting.keys, frames[row % _DISTINCT])
+            recorder.add_frame({**pictures, "task": "measure", "timestamp": row / setting.fps})
+            costs.append(time.perf_counter() - start)
+        start = time.perf_counter()
+        recorder.save_episode()
+        saving = time.perf_counter() - start
+        dropped = recorder.dropped_frames
+        adds_up = all(_reads_back(recorder.video_uri(0, key), setting, rows - dropped[key]) for key in setting.keys)
+    in_ms = np.array(costs) * 1e3
+    return Saved(
+        setting=setting,
+        seconds=seconds,
+        rows=rows,
+        dropped=sum(dropped.values()),
+        adds_up=adds_up,
+        add_frame_ms_median=float(np.median(in_ms)),
+        add_frame_ms_p99=float(np.quantile(in_ms, 0.99)),
+        save_episode_s=saving,
+    )
+
+
+def _reads_back(uri: str, setting: Setting, count: int) -> bool:
+    video = LazyVideo(uri, on_missing_index="raise")
+    ticks = np.rint(video.timestamps * setting.fps).astype(int)
+    numbers = [read_frame_number(video[k]) for k in range(len(video))]
+    return len(video) == count and numbers == (ticks % _DISTINCT).tolist()
+
+
 def by_av(setting: Setting, frames: Frames, folder: Path, *, count: int) -> None:
     """The least that recording can be: frame after frame into PyAV, an ordinary MP4 for each camera."""
     files = []
@@ -202,9 +263,29 @@ def cost(setting: Setting, frames: Frames, folder: Path, *, count: int, repeats:
     return {"cpu_ms_per_frame": spreads, "ratio": ratios(timings["lazyvid"], timings["av"])}
 
 
+def table(results: dict[str, Any]) -> Table:
+    """The figures beside what they must reach."""
+    shown = Table("figure", "must reach", "here")
+    for one in results["recorded"]:
+        name = f"{one.setting.vcodec} {one.setting.preset}, {one.setting.cameras} cameras, {one.seconds:g} s"
+        shown.add_row(f"{name}: fed = in files + dropped", "exact", f"{one.fed:,} = {one.in_files:,} + {one.dropped:,}")
+        shown.add_row("    feeding a frame, ms, median", "1", f"{one.feed_ms_median:.2f}")
+        shown.add_row("    feeding a frame, ms, 99 of 100 below", "15", f"{one.feed_ms_p99:.2f}")
+    saved = results.get("saved")
+    if saved is not None:
+        name = f"Recorder, {saved.setting.vcodec} {saved.setting.preset}, {saved.seconds:g} s"
+        shown.add_row(f"{name}: dropped frames", "0", f"{saved.dropped}")
+        shown.add_row("    save_episode, s", "0.5", f"{saved.save_episode_s:.2f}")
+        shown.add_row("    add_frame of all cameras, ms, median", "", f"{saved.add_frame_ms_median:.2f}")
+        shown.add_row("    every frame read back at its time", "yes", "yes" if saved.adds_up else "no")
+    shown.add_row("processor time a frame, of a plain av loop's", "1.10", f"{results['cost']['ratio'].median:.2f}")
+    return shown
+
+
 def main(
     seconds: Annotated[float, typer.Option(help="Length of the episode in H.264.")] = 60.0,
-    svt_seconds: Annotated[float, typer.Option(help="Length of the episode in AV1; 0 leaves it out.")] = 20.0,
+    saved_seconds: Annotated[float, typer.Option(help="Length of a Recorder's episode; 0 leaves it out.")] = 60.0,
+    svt_seconds: Annotated[float, typer.Option(help="Length of the episode in AV1; 0 leaves it out.")] = 60.0,
     svt_preset: Annotated[str, typer.Option(help="At 12 SVT-AV1 smears these pictures: some cannot be read.")] = "10",
     slow_preset: Annotated[str, typer.Option(help="Preset of AV1 that is too slow here, so that frames drop.")] = "4",
     slow_seconds: Annotated[float, typer.Option(help="Length of the episode with it; 0 leaves it out.")] = 10.0,
@@ -229,11 +310,15 @@ def main(
             results["recorded"].append(recorded)
             console.print(recorded)
         h264 = settings[0][0]
+        if saved_seconds > 0:
+            results["saved"] = save(h264, h264.frames(), Path(temporary) / "run", seconds=saved_seconds)
+            console.print(results["saved"])
         results["cost"] = cost(h264, h264.frames(), Path(temporary), count=cost_frames, repeats=repeats)
         console.print(results["cost"])
+    console.print(table(results))
     if json is not None:
         write_json(json, results)
-    if not all(recorded.adds_up for recorded in results["recorded"]):
+    if not all(one.adds_up for one in [*results["recorded"], *filter(None, [results.get("saved")])]):
         raise typer.Exit(1)
 
 

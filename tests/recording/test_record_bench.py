@@ -15,13 +15,14 @@ _ROOT = Path(__file__).resolve().parents[2]
 
 def test_it_records_and_compares(tmp_path: Path) -> None:
     pytest.importorskip("typer")
-    lengths = ["--seconds", "1", "--svt-seconds", "0.5", "--slow-seconds", "0", "--cost-frames", "5", "--repeats", "1"]
+    lengths = ["--seconds", "1", "--saved-seconds", "0.5", "--svt-seconds", "0.5", "--slow-seconds", "0"]
+    lengths += ["--cost-frames", "5", "--repeats", "1"]
     script = str(_ROOT / "scripts" / "bench" / "record.py")
     subprocess.run(
         [sys.executable, script, *lengths, "--json", str(tmp_path / "figures.json")],
         check=True,
         capture_output=True,
-        timeout=240,
+        timeout=280,
         env=os.environ | {"PYTHONPATH": str(_ROOT)},
     )
     figures = json.loads((tmp_path / "figures.json").read_text())
@@ -30,4 +31,5 @@ def test_it_records_and_compares(tmp_path: Path) -> None:
     for recorded in (h264, svt):
         assert recorded["adds_up"]
         assert recorded["fed"] == recorded["in_files"] + recorded["dropped"]
+    assert (figures["saved"]["rows"], figures["saved"]["adds_up"]) == (15, True)
     assert figures["cost"]["ratio"]["median"] > 0
