@@ -28,6 +28,7 @@ from lazyvid.errors import (
 from lazyvid.index.frame_index import FrameIndex
 from lazyvid.index.probe import build_index
 from lazyvid.recording import VideoWriter
+from lazyvid.recording import images as images_module
 from lazyvid.recording.codecs import encoder_status
 from lazyvid.recording.images import ImageWriter, encode_video_frames, frame_path
 from lazyvid.recording.png import as_png_pixels, decode_png, encode_png
@@ -289,6 +290,17 @@ def test_a_video_that_is_there_is_left_unless_told_otherwise(tmp_path: Path) -> 
     encode_video_frames(images, video, 30, vcodec="h264", overwrite=True)
     assert sequential(video)[0] == list(range(12))
     assert litter(tmp_path) == ["a.mp4", "images", "others"]  # the old sidecar described another file
+
+
+def test_folders_are_made_and_a_video_that_vanishes_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, video = paint_folder(tmp_path / "images", 3), tmp_path / "deep" / "er" / "a.mp4"
+    encode_video_frames(images, video, 30, vcodec="h264")
+    assert sequential(video)[0] == [0, 1, 2]
+    monkeypatch.setattr(images_module, "publish_file", lambda *_given: None)
+    with pytest.raises(OSError, match=r"expected the video .*b\.mp4, found none"):
+        encode_video_frames(images, tmp_path / "b.mp4", 30, vcodec="h264")
 
 
 @pytest.mark.parametrize("vcodec", ["libsvtav1", "hevc"])

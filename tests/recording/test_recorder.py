@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -56,6 +57,24 @@ def test_every_frame_lies_under_its_own_time(tmp_path: Path, times: bool) -> Non
     assert recorder.meta.missing_frames == dict.fromkeys(CAMERAS, 0)
     state = read_manifest(root)
     assert (state.total_episodes, state.total_frames, state.spec.rate) == (3, 34, Fraction(30))
+
+
+def test_what_is_recorded_comes_to_the_disk_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: set[str] = set()
+    fsync = os.fsync
+
+    def noted(descriptor: int) -> None:
+        fsync(descriptor)
+        synced.add(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    with make(tmp_path, durable_s=0.05) as recorder:
+        add(recorder, 30)
+        end = time.monotonic() + 240
+        while not {"journal", *(f"{camera}.mp4" for camera in CAMERAS)} <= synced:
+            assert time.monotonic() < end, synced
+            time.sleep(0.01)
+        recorder.clear_episode_buffer()
 
 
 def test_an_episode_can_be_read_as_soon_as_it_is_saved(tmp_path: Path) -> None:

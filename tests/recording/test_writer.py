@@ -203,6 +203,19 @@ def test_colours_come_back(tmp_path: Path, pix_fmt: str) -> None:
         assert (frame - torch.tensor(colour)[:, None, None]).abs().max() <= 5
 
 
+@pytest.mark.parametrize(("vcodec", "pix_fmt"), [("png", "rgba"), ("ffv1", "yuva420p")])
+def test_transparency_where_the_pixel_format_can_hold_it(tmp_path: Path, vcodec: str, pix_fmt: str) -> None:
+    picture = np.zeros((HEIGHT, WIDTH, 4), np.uint8)
+    picture[..., 0], picture[..., 3] = 200, np.linspace(0, 255, WIDTH)
+    with VideoWriter(tmp_path / "a.mp4", 30, vcodec=vcodec, pix_fmt=pix_fmt, g=None, write_sidecar=False) as writer:
+        for _ in range(3):
+            writer.add_frame(picture)
+    with av.open(str(tmp_path / "a.mp4")) as container:
+        found = [frame.to_ndarray(format="rgba").astype(int) for frame in container.decode(video=0)]
+    assert len(found) == 3
+    assert max(np.abs(frame - picture).max() for frame in found) <= 2
+
+
 def test_odd_sizes_where_the_pixel_format_can_hold_them(tmp_path: Path) -> None:
     with VideoWriter(tmp_path / "a.mp4", 30, pix_fmt="yuv444p", preset="ultrafast") as writer:
         for k in range(3):
