@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import os
 import queue
 import re
 import threading
+import time
 import warnings
 from collections.abc import Iterator
 from fractions import Fraction
@@ -42,6 +44,7 @@ from lazyvid.recording.times import exact_rate
 _FRAME_NAME = re.compile(r"frame-(\d{6,})\.png")
 _OTHER_CONTAINERS = (".avi", ".m2ts", ".mkv", ".ts", ".webm")
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_LOOK_UP_S = 0.2
 # Without this many channels in a picture's chroma, these encoders have no profile that is widely decoded.
 _SUBSAMPLED_ONLY = ("libsvtav1", "hevc")
 
@@ -263,8 +266,12 @@ class ImageWriter:
             RecordingError: if a picture could not be written for another reason, or the time is over. What was raised
                 once is not raised again.
         """
+        end = math.inf if timeout is None else time.monotonic() + timeout
         with self._changed:
-            if not self._changed.wait_for(lambda: self._pending == 0, timeout):
+            # A Ctrl-C that comes just before a thread blocks does not wake it: it is seen when the thread looks up.
+            while self._pending and (left := end - time.monotonic()) > 0:
+                self._changed.wait(min(_LOOK_UP_S, left))
+            if self._pending:
                 raise RecordingError(
                     f"Expected all pictures on disk within {timeout} s, {self._pending} are still to be written. Check "
                     "the disk, or use more threads."

@@ -11,12 +11,15 @@ import logging
 import queue
 import shutil
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 from lazyvid.errors import ObjectNotFoundError, RecordingError, StoreError
 from lazyvid.index.frame_index import FrameIndex
 from lazyvid.recording.layout import UploadPlan
 from lazyvid.storage import ObjectStore, display_uri, join_uri, sidecar_uri
+
+_LOOK_UP_S = 0.2
 
 _log = logging.getLogger(__name__)
 
@@ -59,7 +62,7 @@ class Uploader:
             StoreError: what kept the last plan from being sent; a note names the local folder that keeps it.
         """
         with self._changed:
-            self._changed.wait_for(lambda: not self._waiting)
+            self._wait_until(lambda: not self._waiting)
             error, self._error = self._error, None
         if error is not None:
             raise error
@@ -72,7 +75,7 @@ class Uploader:
             RecordingError: if no plan named them.
         """
         with self._changed:
-            self._changed.wait_for(lambda: video in self._sent or not self._waiting)
+            self._wait_until(lambda: video in self._sent or not self._waiting)
             if video in self._sent:
                 return
             if self._error is not None:
@@ -84,6 +87,11 @@ class Uploader:
         if self._thread.is_alive():
             self._plans.put(None)
             self._thread.join()
+
+    def _wait_until(self, condition: Callable[[], bool]) -> None:
+        # A Ctrl-C that comes just before a thread blocks does not wake it: it is seen when the thread looks up.
+        while not self._changed.wait_for(condition, timeout=_LOOK_UP_S):
+            pass
 
     def _run(self) -> None:
         while (submitted := self._plans.get()) is not None:

@@ -10,8 +10,10 @@ import asyncio
 import atexit
 import contextlib
 import ctypes
+import math
 import os
 import threading
+import time
 from collections.abc import Callable, Coroutine, Hashable
 from concurrent.futures import Future
 from typing import Any, Protocol, TypeVar
@@ -21,6 +23,7 @@ from lazyvid.errors import StoreError, StoreTimeoutError
 T = TypeVar("T")
 
 _CLOSING_S = 2.0
+_LOOK_UP_S = 0.2
 
 
 class Closable(Protocol):
@@ -93,8 +96,13 @@ def wait_for(future: Future[T], *, timeout_s: float | None) -> T:
     Raises:
         StoreTimeoutError: if it did not end in time.
     """
+    end = math.inf if timeout_s is None else time.monotonic() + timeout_s
     try:
-        return future.result(timeout_s)
+        # A Ctrl-C that comes just before a thread blocks does not wake it: it is seen when the thread looks up.
+        while not future.done() and (left := end - time.monotonic()) > 0:
+            with contextlib.suppress(TimeoutError):
+                return future.result(min(_LOOK_UP_S, left))
+        return future.result(0)
     except StoreError:
         raise
     except TimeoutError as error:

@@ -5,6 +5,7 @@ Written with `videos.py` and, where an encoder alone does not do it, `traps.py`.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -60,7 +61,8 @@ class VideoCorpus(Mapping[str, Path]):
             unfinished = path.with_name(f".{os.getpid()}-{path.name}")
             try:
                 video.write(unfinished)
-                os.replace(unfinished, path)
+                with contextlib.suppress(FileExistsError):  # another process's, which it may be reading: it stays
+                    os.link(unfinished, path)
             finally:
                 unfinished.unlink(missing_ok=True)
         return path

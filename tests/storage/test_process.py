@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import _thread
 import multiprocessing
 import os
 import pickle
@@ -134,7 +135,8 @@ def test_a_process_ends_without_a_warning(s3_server: S3Server, s3_prefix: str) -
     assert [line for line in done.stderr.splitlines() if "Executing" not in line] == []
 
 
-def test_ctrl_c_comes_through_and_cancels(fault_server: FaultServer) -> None:
+@pytest.mark.parametrize("how", ["a signal that wakes the thread", "one that came just before it blocked"])
+def test_ctrl_c_comes_through_and_cancels(fault_server: FaultServer, how: str) -> None:
     fault_server.objects["v.mp4"] = DATA
     store = ObjectStore(stall_s=300.0, deadline_s=300.0)
     fault_server.script(default="mute")
@@ -142,7 +144,10 @@ def test_ctrl_c_comes_through_and_cancels(fault_server: FaultServer) -> None:
     def interrupt() -> None:
         while not fault_server.requests:
             time.sleep(0.02)
-        os.kill(os.getpid(), 2)
+        if how == "a signal that wakes the thread":
+            os.kill(os.getpid(), 2)
+        else:
+            _thread.interrupt_main()
 
     killer = threading.Thread(target=interrupt, daemon=True)
     killer.start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from itertools import pairwise
 from pathlib import Path
 
@@ -133,3 +134,13 @@ def boxes(path: Path) -> list[bytes]:
         names.append(data[position + 4 : position + 8])
         position += size if size != 1 else int.from_bytes(data[position + 8 : position + 16], "big")
     return names
+
+
+def test_what_another_process_wrote_meanwhile_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write(path: Path) -> None:
+        path.write_bytes(b"ours")
+        (tmp_path / "raced.mp4").write_bytes(b"theirs")
+
+    monkeypatch.setitem(CORPUS, "raced", dataclasses.replace(CORPUS["h264_closed"], write=write))
+    assert VideoCorpus(tmp_path)["raced"].read_bytes() == b"theirs"
+    assert [path.name for path in tmp_path.iterdir()] == ["raced.mp4"]
