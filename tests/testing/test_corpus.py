@@ -141,6 +141,7 @@ def test_what_another_process_wrote_meanwhile_stays(tmp_path: Path, monkeypatch:
         path.write_bytes(b"ours")
         (tmp_path / "raced.mp4").write_bytes(b"theirs")
 
-    monkeypatch.setitem(CORPUS, "raced", dataclasses.replace(CORPUS["h264_closed"], write=write))
+    raced = dataclasses.replace(CORPUS["h264_closed"], write=write)
+    monkeypatch.setattr("lazyvid.testing.corpus.CORPUS", {"raced": raced})
     assert VideoCorpus(tmp_path)["raced"].read_bytes() == b"theirs"
     assert [path.name for path in tmp_path.iterdir()] == ["raced.mp4"]
