@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
+from dataset_samples import equal
 from torch.utils.data import default_collate
 
-from lazyvid.training import collate_clips
+from lazyvid.frames import ClipSpec
+from lazyvid.training import ClipDataset, FrameDataset, collate_clips
+
+
+def add_text(sample: dict[str, Any]) -> dict[str, Any]:
+    return {**sample, "text": "a clip"}
 
 
 def rows(batch: int = 4) -> torch.Tensor:
@@ -64,3 +73,31 @@ def test_samples_are_dicts_of_dicts() -> None:
 def test_different_shapes_have_a_name() -> None:
     with pytest.raises(ValueError, match="resize="):
         collate_clips([{"frames": torch.zeros(2, 3)}, {"frames": torch.zeros(2, 4)}])
+
+
+@pytest.mark.parametrize("channel_format", ["NCHW", "NHWC"])
+def test_what_datasets_give(folder: Path, channel_format: Any) -> None:
+    options: dict[str, Any] = {"channel_format": channel_format, "transform": add_text}
+    spec = ClipSpec(4, pad="repeat")
+    cameras = {"left": folder, "right": folder}
+    for dataset, paths in (
+        (ClipDataset(folder, spec, **options), [()]),
+        (ClipDataset(cameras, spec, **options), [("left",), ("right",)]),
+        (FrameDataset(cameras, **options), [("left",), ("right",)]),
+    ):
+        samples = dataset.__getitems__([2, 7, 5, 17])
+        batch = collate_clips(samples)
+        assert equal(batch, default_collate(samples))
+        assert batch["text"] == ["a clip"] * 4
+        for path in paths:
+            part, first = batch, samples[0]
+            for name in path:
+                part, first = part[name], first[name]
+            assert part["frames"].data_ptr() == first["frames"].data_ptr()
+            order = (0, 1, 3, 4, 2) if part["frames"].ndim == 5 else (0, 2, 3, 1)
+            stored = part["frames"].permute(order) if channel_format == "NCHW" else part["frames"]
+            assert stored.is_contiguous()
+            if "is_pad" in part:
+                assert part["is_pad"].dtype == torch.bool
+                assert part["is_pad"].shape == (4, 4)
+                assert part["is_pad"].any()

@@ -96,6 +96,21 @@ def test_a_batch_is_fetched_at_once(s3_server: S3Server, s3_prefix: str, folder:
     assert (read_stats() - before).requests == 3  # one range a clip
 
 
+def test_what_clips_of_a_batch_share_is_decoded_once(folder: Path) -> None:
+    dataset = ClipDataset(folder, ClipSpec(4))
+    # Groups of pictures are 10 frames long. Of video 2, frames 10 to 13, 10 to 15 and 20 to 23 are needed, once.
+    items = [Window(2, 20, 24), Window(2, 10, 14), Window(1, 0, 4), Window(2, 20, 24), Window(2, 12, 16)]
+    before = read_stats()
+    samples = dataset.__getitems__(items)
+    read = read_stats() - before
+    assert 14 <= read.packets_fed <= 16  # frames that refer to later ones need these, too
+    assert read.frames_returned == 5 * 4
+    for sample, window in zip(samples, items, strict=True):
+        check(sample, window.video, list(range(window.start, window.stop)))
+    samples[0]["frames"].zero_()
+    check(samples[3], 2, [20, 21, 22, 23])
+
+
 def test_transform(folder: Path) -> None:
     plain, changed = (ClipDataset(folder, ClipSpec(4), transform=t) for t in (None, double_brightness))
     for one, other in zip(plain.__getitems__([3, 1]), changed.__getitems__([3, 1]), strict=True):
