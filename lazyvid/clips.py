@@ -248,8 +248,8 @@ def _allocate(shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:
 def _empty(shape: tuple[int, ...]) -> Tensor:
     """An uninitialised uint8 tensor, aligned as torch aligns.
 
-    A large one lies in numpy's memory, which asks for huge pages: faulting in 19 MB by small ones, for every batch anew,
-    is a twentieth of all that a batch of small pictures costs.
+    A large one lies in numpy's memory, which asks for huge pages: faulting in 19 MB by small ones, for every batch
+    anew, is a twentieth of all that a batch of small pictures costs.
     """
     nbytes = math.prod(shape)
     if nbytes < _LARGE:

@@ -10,8 +10,10 @@ import torch
 from dataset_samples import equal
 from torch.utils.data import default_collate
 
+from lazyvid.clips import _allocate
 from lazyvid.frames import ClipSpec
 from lazyvid.training import ClipDataset, FrameDataset, collate_clips
+from lazyvid.training.collate import consecutive_rows
 
 
 def add_text(sample: dict[str, Any]) -> dict[str, Any]:
@@ -101,3 +103,20 @@ def test_what_datasets_give(folder: Path, channel_format: Any) -> None:
                 assert part["is_pad"].dtype == torch.bool
                 assert part["is_pad"].shape == (4, 4)
                 assert part["is_pad"].any()
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 4, 3), (3, 640, 1000, 3)], ids=["small", "in huge pages"])
+def test_clips_of_one_shape_are_rows_of_one_aligned_tensor(shape: tuple[int, ...]) -> None:
+    clips = _allocate([shape, (1, 2, 2, 1), shape, shape])
+    rows = [clips[0], *clips[2:]]
+    joined = consecutive_rows(rows)
+    assert joined is not None
+    assert joined.shape == (3, *shape)
+    assert joined.dtype == torch.uint8
+    assert joined.data_ptr() % 64 == 0
+    for number, row in enumerate(rows):
+        row.fill_(number + 1)
+    assert torch.equal(joined[:, 0, 0, 0, 0], torch.tensor([1, 2, 3], dtype=torch.uint8))
+    (alone,) = _allocate([shape])
+    assert alone.shape == shape
+    assert alone.data_ptr() % 64 == 0
