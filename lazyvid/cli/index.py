@@ -15,7 +15,8 @@ from rich.table import Table
 from lazyvid.cli.console import count_text, one_line, progress_bar, seconds_text, stdout
 from lazyvid.cli.options import Debug, EndpointUrl, IndexRoot, Profile, StoreOption, Uris, find_all, make_store
 from lazyvid.cli.state import SidecarState, sidecar_state
-from lazyvid.errors import LazyVidError
+from lazyvid.errors import LazyVidError, ObjectChangedError, ObjectNotFoundError
+from lazyvid.index.finding import FoundVideo
 from lazyvid.index.indexing import Scan, is_full, scan_again, with_known_times
 from lazyvid.index.jobs import each_as_done
 from lazyvid.index.sidecar import write_sidecar
@@ -47,22 +48,32 @@ class Indexer:
     force: bool
     dry_run: bool
 
-    def __call__(self, uri: str) -> Outcome:
+    def __call__(self, video: FoundVideo) -> Outcome:
         """Write a video's sidecar where it is needed."""
         try:
-            state = sidecar_state(uri, store=self.store, index_root=self.index_root)
-            reason = self._reason(state)
-            if reason is None:
-                return Outcome("fresh")
-            if self.dry_run:
-                return Outcome("to index", reason)
-            index = scan_again(self.store.resolve(uri), state.index, store=self.store, scan=self.scan)
-            if state.usable and state.index is not None:
-                index = with_known_times(index, state.index)
-            write_sidecar(index, uri, store=self.store, index_root=self.index_root)
-            return Outcome("indexed", reason, len(index))
+            try:
+                return self._indexed(video)
+            except (ObjectChangedError, ObjectNotFoundError):
+                if video.head is None:
+                    raise
+                return self._indexed(FoundVideo(video.uri))  # it was replaced since it was listed
         except (LazyVidError, ValueError) as error:
             return Outcome("failed", one_line(error))
+
+    def _indexed(self, video: FoundVideo) -> Outcome:
+        state = sidecar_state(video.uri, store=self.store, index_root=self.index_root, listed=video)
+        reason = self._reason(state)
+        if reason is None:
+            return Outcome("fresh")
+        if self.dry_run:
+            return Outcome("to index", reason)
+        heads = {} if video.head is None else {video.uri: video.head}
+        index = scan_again(video.uri, state.index, store=self.store, scan=self.scan, heads=heads)
+        if state.usable and state.index is not None:
+            index = with_known_times(index, state.index)
+        bare = video.bare and self.index_root is None
+        write_sidecar(index, video.uri, store=self.store, index_root=self.index_root, replacing=not bare)
+        return Outcome("indexed", reason, len(index))
 
     def _reason(self, state: SidecarState) -> str | None:
         """Why a sidecar must be written; None where it need not be."""
@@ -103,8 +114,8 @@ def index_command(
         task = progress.add_task("looking for videos", total=None)
         found = find_all(uris, store)
         progress.update(task, description="indexing", total=len(found.videos))
-        for uri, outcome in each_as_done(indexer, found.videos, jobs=jobs):
-            outcomes[uri] = outcome
+        for video, outcome in each_as_done(indexer, found.listed, jobs=jobs):
+            outcomes[video.uri] = outcome
             progress.advance(task)
     shown = [(display_uri(uri), outcomes[uri]) for uri in found.videos]
     shown += [(pattern, Outcome("failed", reason)) for pattern, reason in found.missing.items()]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lazyvid.errors import CorruptIndexError, MissingIndexError, StaleIndexError
+from lazyvid.index.finding import FoundVideo
 from lazyvid.index.foreign import ForeignTable
 from lazyvid.index.frame_index import FrameIndex
 from lazyvid.index.opening import open_index
@@ -32,19 +33,36 @@ class SidecarState:
         return self.name in ("fresh", "foreign")
 
 
-def sidecar_state(uri: str, *, store: ObjectStore, index_root: str | None) -> SidecarState:
+def sidecar_state(
+    uri: str, *, store: ObjectStore, index_root: str | None, listed: FoundVideo | None = None
+) -> SidecarState:
     """Look at the sidecar of a video.
+
+    Args:
+        uri: The video.
+        store: Where it lies.
+        index_root: Folder of the sidecars, where they do not lie beside their videos.
+        listed: What a listing told of the video, which is not asked again.
 
     Raises:
         ObjectNotFoundError: if there is no such video.
         LazyVidError: if video or sidecar cannot be looked at.
     """
+    if listed is not None and listed.bare and index_root is None:
+        return SidecarState("missing", reason="nothing was listed beside the video")
     stored: FrameIndex | ForeignTable | None = None
     try:
         stored = read_sidecar(uri, store=store, index_root=index_root)
         own = stored if isinstance(stored, FrameIndex) else None
         opened = open_index(
-            uri, store=store, index_root=index_root, frame_index=own, on_missing_index="raise", warn=False
+            uri,
+            store=store,
+            index_root=index_root,
+            frame_index=own,
+            on_missing_index="raise",
+            listed=listed,
+            share=False,
+            warn=False,
         )
     except MissingIndexError as error:
         store.head(uri)  # a missing video is another matter

@@ -29,7 +29,7 @@ T = TypeVar("T")
 FIRST_MANIFEST = "_versions/18446744073709551614.manifest"
 """The manifest of a dataset's first version, which Lance names 2**64 - 1 - version."""
 _TRIES = 3
-_MOST_READ = 16 << 20
+_MOST_IN_ONE = 16 << 20
 _LANCE_FOLDERS = ("_transactions/", "_indices/", "_deletions/")
 
 
@@ -92,7 +92,7 @@ class DatasetFiles:
             raise CorruptIndexError(f"its manifest {FIRST_MANIFEST} does not fit its own digest.")
         self.check_size(found.data_size)
         name = f"data/{found.data_name}"
-        data = self.get(name) if found.data_size <= _MOST_READ else self._downloaded(name)
+        data = self.get(name) if found.data_size <= _MOST_IN_ONE else self._downloaded(name)
         if data is None:
             raise CorruptIndexError(f"its data file {name} is missing.")
         if not found.fits(data):
@@ -130,7 +130,13 @@ class DatasetFiles:
 
 
 def write_dataset(
-    table: Any, uri: str, *, store: ObjectStore, what: str, ready: Callable[[], None] = lambda: None
+    table: Any,
+    uri: str,
+    *,
+    store: ObjectStore,
+    what: str,
+    replacing: bool = True,
+    ready: Callable[[], None] = lambda: None,
 ) -> dict[str, bytes]:
     """Write a table as a sealed dataset, in place of the one that may lie there.
 
@@ -142,6 +148,7 @@ def write_dataset(
         uri: The dataset, resolved.
         store: Where it lies.
         what: What it is, for messages.
+        replacing: False where it is known that none lies there: then nothing is looked for that is to be removed.
         ready: Called when all but the manifest lies there; what it raises stops the write.
 
     Returns:
@@ -161,9 +168,12 @@ def write_dataset(
         data = next((folder / "data").iterdir())
         body = data.read_bytes()
         manifest = seal.sealed((folder / FIRST_MANIFEST).read_bytes(), body)
-        outdated = DatasetFiles(store, uri, check_size=lambda _size: None).outdated()
+        outdated = DatasetFiles(store, uri, check_size=lambda _size: None).outdated() if replacing else []
         place = append_suffix(uri, f"/data/{data.name}")
-        store.upload(data, place)
+        if len(body) <= _MOST_IN_ONE:
+            store.write(place, body)
+        else:
+            store.upload(data, place)
     try:
         ready()
         store.write(append_suffix(uri, "/" + FIRST_MANIFEST), manifest)

@@ -27,6 +27,7 @@ def write_sidecar(
     *,
     store: ObjectStore | None = None,
     index_root: str | os.PathLike[str] | None = None,
+    replacing: bool = True,
 ) -> str:
     """Write the sidecar of the video at `uri`, in place of the one that may lie there.
 
@@ -38,6 +39,7 @@ def write_sidecar(
         uri: The video's URI; by default the absolute URI of the first source.
         store: Where it lies; by default an `ObjectStore` without options.
         index_root: Folder of the sidecars, where they do not lie beside their videos.
+        replacing: False where it is known that there is none: then nothing is looked for that is to be removed.
 
     Returns:
         The sidecar's URI.
@@ -50,7 +52,7 @@ def write_sidecar(
     video = store.resolve(_video_uri(index, uri))
     sidecar = sidecar_uri(video, index_root=_root(store, index_root))
     table = arrow.to_sidecar_table(portable(index, video))
-    sealed.write_dataset(table, sidecar, store=store, what="sidecar")
+    sealed.write_dataset(table, sidecar, store=store, what="sidecar", replacing=replacing)
     return sidecar
 
 
