@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,15 +19,27 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from lazyvid import FrameIndex, LazyVideo, ObjectStore
+from lazyvid import Catalog, FrameIndex, LazyVideo, ObjectStore
 from lazyvid.cli import app
+from lazyvid.cli.index import Indexer
 from lazyvid.cli.options import make_store
 from lazyvid.cli.sheet import save_sheet, thumbnail_size
 from lazyvid.index import build_index
+from lazyvid.index.finding import list_videos
 from lazyvid.index.frame_index import UNKNOWN
 from lazyvid.index.jobs import each_as_done
 from lazyvid.recording import VideoWriter
-from lazyvid.testing import Fault, FaultServer, S3Server, VideoCorpus, flip_bit, read_frame_number, truncate
+from lazyvid.testing import (
+    CountingProxy,
+    Fault,
+    FaultServer,
+    S3Server,
+    VideoCorpus,
+    flip_bit,
+    read_frame_number,
+    truncate,
+    write_video,
+)
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 DEADLINE_S = 240.0
@@ -183,6 +196,58 @@ def test_all_commands_on_s3_without_showing_a_secret(
     assert wrong.code == 1
     assert "a-wrong-secret" not in wrong.out + wrong.err
     assert len(FrameIndex.open(f"{s3_prefix}/h264_closed.mp4", store=store)) == 90
+
+
+@pytest.mark.s3
+def test_indexing_on_s3_takes_few_requests(
+    folder: Path, s3_server: S3Server, s3_prefix: str, counting_proxy: CountingProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a folder's listing told is not asked again: one to three ranges of a file, and the sidecar's two files."""
+    store = ObjectStore(storage_options=s3_server.storage_options)
+    write_video(folder / "tail.mp4", frames=300, width=320, height=240, bit_rate=2_000_000)  # its headers come last
+    names = ("h264_closed.mp4", "below/h264_rotated_90.mp4", "tail.mp4")
+    for name in names:
+        store.upload(folder / name, f"{s3_prefix}/{name}")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", store.storage_options["key"])
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", store.storage_options["secret"])
+
+    def index(*arguments: object) -> Counter[tuple[str, str]]:
+        """How often each object was asked for, by method and the end of its name."""
+        counting_proxy.reset()
+        ended = lazyvid("index", s3_prefix, "--endpoint-url", counting_proxy.endpoint_url, *arguments)
+        assert (ended.code, row(ended.out, "failed")[1]) == (0, "0")
+        return Counter((request.method, request.path.rpartition(".")[2]) for request in counting_proxy.requests)
+
+    asked = index()
+    assert 3 <= asked["GET", "mp4"] <= 3 * 3
+    for name in names:
+        size = (folder / name).stat().st_size
+        got = [request for request in counting_proxy.requests if request.path.endswith(name)]
+        assert len(got) <= 3
+        assert sum(request.bytes_down for request in got) <= max(300_000, size // 100)
+    written = {key: count for key, count in asked.items() if key[0] == "PUT"}
+    assert written == {("PUT", "lance"): 3, ("PUT", "manifest"): 3}
+    assert sum(asked.values()) == asked["GET", "mp4"] + 6 + 1  # and the listing
+    fresh = index()
+    assert {key: count for key, count in fresh.items() if key[1] in ("mp4", "lance", "manifest")} == {
+        ("GET", "lance"): 3,
+        ("GET", "manifest"): 3,
+    }
+    assert index("--force")["PUT", "manifest"] == 3
+    assert len(store.list(f"{s3_prefix}/tail.mp4.lance")) == 2
+
+
+@pytest.mark.s3
+def test_a_video_that_is_replaced_after_it_was_listed(folder: Path, s3_server: S3Server, s3_prefix: str) -> None:
+    """The listing's facts are old then; what lies there now is indexed."""
+    store = ObjectStore(storage_options=s3_server.storage_options)
+    store.upload(folder / "h264_closed.mp4", f"{s3_prefix}/v.mp4")
+    (listed,) = list_videos(s3_prefix, store)
+    assert listed.bare
+    store.upload(folder / "below" / "h264_rotated_90.mp4", f"{s3_prefix}/v.mp4")
+    outcome = Indexer(store, index_root=None, scan="header", force=False, dry_run=False)(listed)
+    assert (outcome.status, outcome.frames) == ("indexed", 30)
+    assert Catalog.build([listed], f"{s3_prefix}/c.lance", store=store).frame_counts.tolist() == [30]
 
 
 # -- info -------------------------------------------------------------------------------------------------------------

@@ -159,6 +159,8 @@ class CatalogVideos(Sequence[LazyVideo]):
         if given:
             raise ValueError(f"Expected no {', '.join(given)} with a catalog: it holds the indexes of its videos.")
         store, storage_options = options.pop("store", None), options.pop("storage_options", None)
+        if store is not None and storage_options is not None:
+            raise ValueError("Expected store or storage_options, got both: options belong to the store.")
         if storage_options is not None:
             store = ObjectStore(storage_options=storage_options)
         self._made: ProcessLRU[int, LazyVideo]

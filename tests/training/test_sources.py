@@ -155,6 +155,7 @@ def test_options_of_a_catalog(catalog: Catalog, folder: Path) -> None:
         ({"no_such_option": 1}, TypeError),
         ({"resize": 3}, ValueError),
         ({"limits": 3}, TypeError),
+        ({"store": ObjectStore(), "storage_options": {}}, ValueError),
     ):
         with pytest.raises(error, match=next(iter(wrong))):
             ClipDataset(catalog, spec, **wrong)
