@@ -19,8 +19,8 @@ from typer.core import TyperGroup
 from lazyvid.cli.console import bytes_text, count_text, facts_table, progress_bar, seconds_text, stdout
 from lazyvid.cli.options import Debug, EndpointUrl, IndexRoot, Profile, StoreOption, Uris, find_all, make_store
 from lazyvid.errors import ObjectNotFoundError
-from lazyvid.index.catalog import JOBS, Catalog, CatalogChanges, WhenGone
-from lazyvid.index.catalog_build import OnError, Progress
+from lazyvid.index.catalog import JOBS, Catalog, WhenGone
+from lazyvid.index.catalog_build import CatalogChanges, OnError, Progress
 from lazyvid.index.catalog_table import FACTS
 from lazyvid.index.finding import FoundVideo
 from lazyvid.index.indexing import Scan

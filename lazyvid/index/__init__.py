@@ -5,7 +5,8 @@ Between `lazyvid.storage`, which it reads from, and `lazyvid.decoding`, which pl
 
 from __future__ import annotations
 
-from lazyvid.index.catalog import Catalog, CatalogChanges
+from lazyvid.index.catalog import Catalog
+from lazyvid.index.catalog_build import CatalogChanges
 from lazyvid.index.frame_index import FrameIndex, PacketTable, Segment, Source
 from lazyvid.index.probe import build_index
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -19,10 +18,10 @@ from lazyvid.arguments import check_word
 from lazyvid.errors import ObjectNotFoundError
 from lazyvid.frames import Limits
 from lazyvid.index import catalog_build, catalog_files
-from lazyvid.index.catalog_build import OnError, Progress, RowMaker
+from lazyvid.index.catalog_build import CatalogChanges, OnError, Progress, RowMaker
 from lazyvid.index.catalog_columns import Columns, user_columns
 from lazyvid.index.catalog_files import CatalogPlace, CatalogRow
-from lazyvid.index.catalog_table import FACTS, CatalogTable, make_table, read_pins, with_changes, with_rows
+from lazyvid.index.catalog_table import FACTS, CatalogTable, make_table, read_pins, rows_where, with_changes, with_rows
 from lazyvid.index.finding import FoundVideo
 from lazyvid.index.frame_index import FrameIndex
 from lazyvid.index.indexing import Scan
@@ -33,23 +32,8 @@ IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
 WhenGone = Literal["drop", "keep"]
 
-_NUMBER = "lazyvid:number"
 JOBS = 16
 """Videos that are looked at at a time, by default."""
-
-
-@dataclass(frozen=True, slots=True)
-class CatalogChanges:
-    """What the last `build`, `append` or `refresh` did, by the videos' URIs."""
-
-    added: tuple[str, ...] = ()
-    """Are in the catalog now, and were not before."""
-    changed: tuple[str, ...] = ()
-    """Had changed, and were indexed anew."""
-    gone: tuple[str, ...] = ()
-    """Are no longer there."""
-    failed: Mapping[str, str] = field(default_factory=dict)
-    """Could not be indexed, and why; they are not in the catalog, or in it as they were before."""
 
 
 class Catalog:
@@ -401,7 +385,7 @@ class Catalog:
     def _rows(self) -> IntArray | None:
         """int64 [V], the rows of the table that this view shows; None shows all."""
         if self._chosen is None and self._filters:
-            self._chosen = _chosen(self._table, self._filters)
+            self._chosen = rows_where(self._table, self._filters)
         return self._chosen
 
 
@@ -421,17 +405,3 @@ def _maker(
 
 def _without(user: pa.Table | None, videos: Sequence[FoundVideo], failed: Mapping[str, str]) -> pa.Table | None:
     return user if user is None or not failed else user.filter(pa.array([video.uri not in failed for video in videos]))
-
-
-def _chosen(table: CatalogTable, filters: Sequence[Any]) -> IntArray:
-    numbered = pa.Table.from_batches([table.columns]).append_column(_NUMBER, pa.array(np.arange(len(table))))
-    try:
-        for expression in filters:
-            numbered = numbered.filter(expression)
-    except (pa.ArrowException, TypeError) as error:
-        raise ValueError(
-            f"Cannot filter a catalog by {filters[-1]}: expected a condition over the columns "
-            f"{', '.join(table.columns.schema.names)}: {error}"
-        ) from error
-    rows: IntArray = numbered.column(_NUMBER).to_numpy().astype(np.int64)
-    return rows

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from lazyvid.errors import LazyVidError, ObjectChangedError, ObjectNotFoundError
@@ -24,6 +24,20 @@ Progress = Callable[[int, int], object]
 """Called with (videos done, videos in all)."""
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogChanges:
+    """What the last `build`, `append` or `refresh` did, by the videos' URIs."""
+
+    added: tuple[str, ...] = ()
+    """Are in the catalog now, and were not before."""
+    changed: tuple[str, ...] = ()
+    """Had changed, and were indexed anew."""
+    gone: tuple[str, ...] = ()
+    """Are no longer there."""
+    failed: Mapping[str, str] = field(default_factory=dict)
+    """Could not be indexed, and why; they are not in the catalog, or in it as they were before."""
 
 
 @dataclass(frozen=True, slots=True)

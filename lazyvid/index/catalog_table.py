@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from lazyvid import timing
@@ -25,6 +26,7 @@ FORMAT_VERSION = 1
 VERSION_KEY = b"lazyvid:catalog_version"
 """Stands in the schema's metadata of every catalog."""
 
+_NUMBER = "lazyvid:number"
 _CELLS: dict[str, pa.DataType] = {"pins": pa.binary(), "index": pa.large_binary()}
 _FACTS: dict[str, pa.DataType] = {
     "uri": pa.string(),
@@ -203,6 +205,29 @@ def _combined(own: pa.Table, user: pa.Table | None) -> pa.Table:
     columns |= {} if user is None else {name: user.column(name) for name in user.column_names}
     columns |= {name: own.column(name) for name in _CELLS}
     return pa.table(columns).replace_schema_metadata({VERSION_KEY: str(FORMAT_VERSION)})
+
+
+def rows_where(table: CatalogTable, filters: Sequence[Any]) -> npt.NDArray[np.int64]:
+    """int64 [V], the rows for which all conditions are true, in order.
+
+    Args:
+        table: What is looked at.
+        filters: `pyarrow.compute.Expression`s over its columns.
+
+    Raises:
+        ValueError: if one names a column that is not there, or is no condition.
+    """
+    numbered = pa.Table.from_batches([table.columns]).append_column(_NUMBER, pa.array(np.arange(len(table))))
+    try:
+        for expression in filters:
+            numbered = numbered.filter(expression)
+    except (pa.ArrowException, TypeError) as error:
+        raise ValueError(
+            f"Cannot filter a catalog by {filters[-1]}: expected a condition over the columns "
+            f"{', '.join(table.columns.schema.names)}: {error}"
+        ) from error
+    rows: npt.NDArray[np.int64] = numbered.column(_NUMBER).to_numpy().astype(np.int64)
+    return rows
 
 
 def check_version(metadata: Mapping[bytes, bytes] | None) -> None:

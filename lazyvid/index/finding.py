@@ -71,7 +71,12 @@ def _sidecars(listed: Sequence[ObjectMeta]) -> set[str]:
 
 
 def _with_facts(wanted: Sequence[ObjectMeta], sidecars: set[str] | None) -> list[FoundVideo]:
+    # Some stores list etags in another form than the one that `If-Match` takes.
     return [
-        FoundVideo(meta.uri, meta if meta.etag else None, sidecars is not None and meta.uri not in sidecars)
+        FoundVideo(
+            meta.uri,
+            meta if meta.etag and meta.etag.startswith('"') else None,
+            sidecars is not None and meta.uri not in sidecars,
+        )
         for meta in wanted
     ]
