@@ -187,7 +187,10 @@ class ClipDataset(Dataset[Any]):
         """The same dataset, in which only windows of this sampler take the places of clips that cannot be read.
 
         The next clip of the plain enumeration may be one that the sampler leaves out, such as one of another split.
+        `ClipLoader` and `ClipStream` read from this; where nothing is skipped, it is the dataset itself.
         """
+        if self._skipping.on_error == "raise":
+            return self
         other = type(self).__new__(type(self))
         other.__dict__ = {**self.__dict__, "_skipping": replace(self._skipping, substitutes=FromSampler.of(sampler))}
         return other

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, SupportsIndex
@@ -101,7 +102,10 @@ class FrameDataset(Dataset[Any]):
         Raises:
             IndexError: if there is no such frame.
         """
-        return self._clips.window(index)
+        number = operator.index(index)
+        if not -len(self) <= number < len(self):
+            raise IndexError(f"Frame {number} is out of range: the dataset has {len(self)} frames.")
+        return self._clips.window(number)
 
     def __getitem__(self, item: Item) -> Any:
         """One frame.
@@ -120,7 +124,7 @@ class FrameDataset(Dataset[Any]):
             IndexError, ValueError: as `__getitem__`.
             LazyVidError: as `ClipDataset.__getitems__`.
         """
-        return self._clips.__getitems__(_checked(items))
+        return self._clips.__getitems__(self._windows(items))
 
     def prefetch(self, items: Sequence[Item]) -> None:
         """As `ClipDataset.prefetch`."""
@@ -128,13 +132,23 @@ class FrameDataset(Dataset[Any]):
 
     def begin(self, items: Sequence[Item]) -> PendingBatch:
         """As `ClipDataset.begin`."""
-        return self._clips.begin(_checked(items))
+        return self._clips.begin(self._windows(items))
 
     def replacing_from(self, sampler: ClipSampler) -> FrameDataset:
         """As `ClipDataset.replacing_from`."""
+        clips = self._clips.replacing_from(sampler)
+        if clips is self._clips:
+            return self
         other = type(self).__new__(type(self))
-        other.__dict__ = {**self.__dict__, "_clips": self._clips.replacing_from(sampler)}
+        other.__dict__ = {**self.__dict__, "_clips": clips}
         return other
+
+    def _windows(self, items: Sequence[Item]) -> list[Window]:
+        windows = [item if isinstance(item, Window) else self.window(item) for item in items]
+        for window in windows:
+            if len(window) != 1:
+                raise ValueError(f"Expected windows of one frame, got {window}: ClipDataset reads longer ones.")
+        return windows
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,10 +170,3 @@ def _frame(clip: Sample) -> Sample:
         "frame_index": int(clip["frame_indices"][0]),
         "video_id": clip["video_id"],
     }
-
-
-def _checked(items: Sequence[Item]) -> Sequence[Item]:
-    for item in items:
-        if isinstance(item, Window) and len(item) != 1:
-            raise ValueError(f"Expected windows of one frame, got {item}: ClipDataset reads longer ones.")
-    return items

@@ -17,6 +17,7 @@ from lazyvid.training.course import Course, SamplerCourse, StreamCourse
 from lazyvid.training.orders import BatchOrder
 from lazyvid.training.processes import ProcessOptions, WorkerProcesses
 from lazyvid.training.progress import progress_of
+from lazyvid.training.samplers import ClipSampler
 from lazyvid.training.sizes import pinned
 from lazyvid.training.stream import ClipStream
 from lazyvid.training.threads import Inline, InlineStream, WorkerThreads
@@ -107,6 +108,8 @@ class ClipLoader:
             self._source, self._course = dataset, StreamCourse(dataset)
         else:
             progress = progress_of(SequentialSampler(dataset) if sampler is None else sampler)
+            if isinstance(sampler, ClipSampler) and hasattr(dataset, "replacing_from"):
+                dataset = dataset.replacing_from(sampler)  # what the sampler leaves out replaces nothing
             self._source = BatchReader(dataset, collate_fn)
             self._course = SamplerCourse(progress, batch_size=batch_size, drop_last=drop_last)
         self.batch_size = batch_size

@@ -37,14 +37,20 @@ class Prefetched(Generic[P]):
 
     def add(self, key: Hashable, begin: Callable[[], P]) -> None:
         """Begin a batch, unless it has begun."""
+        if self._has(key):
+            return
+        begun = begin()  # takes its time, in which others may begin and ask for theirs
         with self._lock:
             self._forget_others()
-            if key in self._pending:
-                return
-            self._pending[key] = begin()
-            dropped = [self._pending.popitem(last=False)[1] for _ in range(len(self._pending) - self._capacity)]
+            dropped = [begun] if self._pending.setdefault(key, begun) is not begun else []
+            dropped += [self._pending.popitem(last=False)[1] for _ in range(len(self._pending) - self._capacity)]
         for pending in dropped:
             pending.cancel()
+
+    def _has(self, key: Hashable) -> bool:
+        with self._lock:
+            self._forget_others()
+            return key in self._pending
 
     def pop(self, key: Hashable) -> P | None:
         """The batch that was begun, which is then no longer kept here; None where there is none."""

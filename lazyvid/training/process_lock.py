@@ -10,16 +10,17 @@ from types import TracebackType
 class ProcessLock:
     """A lock between the threads of one process; open again in a forked child and in whoever receives a pickle.
 
-    Another thread of the parent may hold a lock at the moment of a fork, and is not there to open it in the child.
+    The thread that holds it may take it again. Another thread of the parent may hold it at the moment of a fork, and is
+    not there to open it in the child.
     """
 
     def __init__(self) -> None:
         self._pid = os.getpid()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def __enter__(self) -> None:
         if self._pid != os.getpid():
-            self._pid, self._lock = os.getpid(), threading.Lock()
+            self._pid, self._lock = os.getpid(), threading.RLock()
         self._lock.acquire()
 
     def __exit__(

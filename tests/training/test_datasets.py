@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 import torch
-from dataset_samples import COUNTS, PER_VIDEO, check, double_brightness, numbers, upload
+from dataset_samples import COUNTS, PER_VIDEO, check, double_brightness, equal, numbers, upload
 from torch.utils.data import DataLoader, Subset
 
 from lazyvid.errors import ObjectNotFoundError, VideoError
@@ -20,6 +21,14 @@ from lazyvid.stats import read_stats
 from lazyvid.testing import S3Server
 from lazyvid.training import ClipDataset, collate_clips
 from lazyvid.video import LazyVideo
+
+
+def decoded_in_order(path: Path) -> Iterator[torch.Tensor]:
+    """uint8 [3, H, W] of each frame, from the first to the last, as PyAV gives them."""
+    with av.open(str(path)) as container:
+        for picture in container.decode(video=0):
+            yield torch.from_numpy(picture.to_ndarray(format="rgb24")).permute(2, 0, 1)
+
 
 # -- clips ------------------------------------------------------------------------------------------------------------
 
@@ -68,6 +77,17 @@ def test_a_batch_is_one_tensor_in_the_order_asked(folder: Path) -> None:
     assert batch["frames"].shape == (5, 4, 3, 64, 96)
     assert numbers(batch["frames"]) == [n for sample in samples for n in numbers(sample["frames"])]
     assert batch["video_id"].tolist() == [2, 0, 1, 2, 2]
+
+
+def test_clips_are_what_a_sequential_decode_gives(folder: Path) -> None:
+    videos = [LazyVideo(folder / f"{v}.mp4") for v in range(3)]
+    whole = [torch.stack(list(decoded_in_order(folder / f"{v}.mp4"))) for v in range(3)]
+    dataset = ClipDataset(videos, ClipSpec(4, frame_stride=3, step=2, pad="repeat"))
+    items = list(range(len(dataset) - 1, -1, -1))
+    samples = dataset.__getitems__(items)
+    for sample, item in zip(samples, items, strict=True):
+        assert torch.equal(sample["frames"], whole[sample["video_id"]][sample["frame_indices"]])
+        assert equal(dataset[item], sample)
 
 
 def test_by_time(folder: Path) -> None:

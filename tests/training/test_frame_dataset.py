@@ -38,8 +38,9 @@ def test_all_frames_of_all_videos(folder: Path) -> None:
     check(dataset[Window(2, 5, 6)], 2, 5)
     assert dataset.clip == ClipSpec(1, step=1)
     assert dataset.extents.counts.tolist() == list(COUNTS)
-    with pytest.raises(IndexError, match="71 clips"):
-        dataset[71]
+    for outside in (71, -72):
+        with pytest.raises(IndexError, match="71 frames"):
+            dataset[outside]
     for items in ([Window(0, 0, 2)], [0, Window(0, 3, 3)]):
         with pytest.raises(ValueError, match="one frame"):
             dataset.__getitems__(items)

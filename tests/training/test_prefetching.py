@@ -116,6 +116,19 @@ def test_the_oldest_gives_way() -> None:
     assert kept.pop(0) is None
 
 
+def test_two_that_begin_the_same_keep_one() -> None:
+    kept: Prefetched[Begun] = Prefetched()
+    first, second = Begun(), Begun()
+
+    def begin() -> Begun:
+        kept.add("key", lambda: first)  # another thread was faster
+        return second
+
+    kept.add("key", begin)
+    assert (first.cancelled, second.cancelled) == (False, True)
+    assert kept.pop("key") is first
+
+
 def test_announcing_leaves_no_thread_behind(folder: Path) -> None:
     dataset = ClipDataset(folder, ClipSpec(4))
     threads = set(threading.enumerate())

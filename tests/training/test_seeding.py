@@ -73,6 +73,21 @@ def test_threads_take_turns() -> None:
             assert draws == [[draw(), draw()]] * 20
 
 
+def test_a_transform_may_read_other_samples(folder: Path) -> None:
+    dataset = ClipDataset(folder, ClipSpec(4), transform=jitter)
+
+    def mix(sample: dict[str, Any]) -> dict[str, Any]:
+        before = draw()
+        other = dataset[Window(2, 0, 4, seed=9)]
+        return {"drawn": torch.tensor([*before, *draw()]), "other": other["drawn"]}
+
+    mixed = ClipDataset(folder, ClipSpec(4), transform=mix)[Window(0, 0, 4, seed=5)]
+    with seeded(5):
+        assert mixed["drawn"].tolist() == [*draw(), *draw()]
+    with seeded(9):
+        assert mixed["other"].tolist() == draw()
+
+
 def test_a_lock_is_open_where_it_arrives() -> None:
     lock = ProcessLock()
     with lock:

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from lazyvid.errors import LazyVidError, StoreTimeoutError, VideoError
 from lazyvid.frames import ClipSpec, Window
 from lazyvid.stats import read_stats
-from lazyvid.training import ClipDataset, RandomClipSampler, collate_clips
+from lazyvid.training import ClipDataset, ClipLoader, FrameDataset, RandomClipSampler, collate_clips
 from lazyvid.training.clips import ClipPlan
 from lazyvid.training.extents import Extents
 from lazyvid.training.skipping import PROBATION, ErrorBudget, Skipping
@@ -162,6 +162,18 @@ def test_clips_that_a_sampler_leaves_out_take_no_places(broken: Path) -> None:
     assert {sample["video_id"] for sample in samples} == {2}
     assert all(int(sample["frame_indices"][0]) >= 8 for sample in samples)
     assert 1 in {sample["video_id"] for sample in whole.__getitems__([Window(0, k, k + 4) for k in range(0, 20, 4)])}
+
+
+def test_loaders_replace_from_what_they_draw(broken: Path) -> None:
+    whole = ClipDataset(broken, ClipSpec(4), **SKIP)
+    sampler = RandomClipSampler(Extents.intervals(whole, [(0, 0, 23), (2, 8, 40)]), 4)
+    batches = list(ClipLoader(whole, sampler=sampler, batch_size=4))
+    assert {int(video) for batch in batches for video in batch["video_id"]} == {2}
+    assert sum(len(batch["video_id"]) for batch in batches) == len(sampler)
+    strict = ClipDataset(broken, ClipSpec(4))
+    assert strict.replacing_from(sampler) is strict
+    frames = FrameDataset(broken, **SKIP).replacing_from(RandomClipSampler(Extents.intervals(whole, [(2, 0, 5)]), 1))
+    assert {sample["video_id"] for sample in frames.__getitems__(range(5))} == {2}
 
 
 def test_a_store_that_does_not_answer_is_not_asked_for_ever() -> None:
