@@ -46,7 +46,7 @@ class UploadPlan:
     files: tuple[str, ...]
     """Files of tables, in the order in which they go; a name never gets another content."""
     manifest: tuple[tuple[str, bytes], ...]
-    """(name, content) of what goes last."""
+    """(name, content) of what goes last, in this order, each time anew."""
     tables: tuple[str, ...]
     """Folders in which the store holds no other files than these."""
 

@@ -37,6 +37,7 @@ def publish_file(temporary: Path, video: Path) -> None:
         video: Its name.
     """
     sync(str(temporary))
-    os.replace(temporary, video)
+    # In this order: a kill in between leaves the older video without a sidecar, never one with a wrong one.
     shutil.rmtree(sidecar_uri(video), ignore_errors=True)
+    os.replace(temporary, video)
     sync(str(video.absolute().parent))

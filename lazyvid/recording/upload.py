@@ -37,6 +37,7 @@ class Uploader:
         self._root, self._target, self._store = root, target, store
         self._plans: queue.Queue[tuple[UploadPlan, bool] | None] = queue.Queue()
         self._sent: set[str] = set()
+        self._written: set[str] = set()  # with a manifest: names that may get another content
         self._changed = threading.Condition()
         self._waiting = 0
         self._error: StoreError | None = None
@@ -76,7 +77,7 @@ class Uploader:
         """
         with self._changed:
             self._wait_until(lambda: video in self._sent or not self._waiting)
-            if video in self._sent:
+            if video in self._sent or (video in self._written and self._error is None):
                 return
             if self._error is not None:
                 raise self._error
@@ -120,6 +121,7 @@ class Uploader:
                 return  # compacted away since: a later plan names what took its place
         for name, content in plan.manifest:
             self._store.write(join_uri(self._target, name), content)
+        self._written.update(name for name, _ in plan.manifest)
         if prune:
             self._prune(plan)
 

@@ -231,7 +231,7 @@ class Golden:
         row = self.rows[index]
         episode = self.episodes[row["episode_index"]]
         first, stop = episode["dataset_from_index"], episode["dataset_to_index"]
-        item = {key: torch.tensor(value) for key, value in row.items()}
+        item = {key: value if isinstance(value, str) else torch.tensor(value) for key, value in row.items()}
         for key, offsets in (deltas or {}).items():
             wanted = [index + offset for offset in offsets]
             clamped = [min(max(place, first), stop - 1) for place in wanted]
