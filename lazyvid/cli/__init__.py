@@ -14,6 +14,7 @@ from lazyvid.cli.catalog import catalog_app
 from lazyvid.cli.codecs import codecs_command
 from lazyvid.cli.concat import concat_command
 from lazyvid.cli.console import ReportingGroup, stdout
+from lazyvid.cli.convert import convert_command
 from lazyvid.cli.demo import demo_command
 from lazyvid.cli.doctor import doctor_command
 from lazyvid.cli.encode import encode_command
@@ -21,6 +22,7 @@ from lazyvid.cli.fit import LIGHTNING_ARGUMENTS, fit_command
 from lazyvid.cli.frames import frames_command
 from lazyvid.cli.index import index_command
 from lazyvid.cli.info import info_command
+from lazyvid.cli.lerobot import lerobot_app
 from lazyvid.cli.options import Debug
 from lazyvid.cli.record import record_command
 from lazyvid.cli.recover import recover_command
@@ -48,6 +50,8 @@ app.command("recover")(recover_command)
 app.command("encode")(encode_command)
 app.command("concat")(concat_command)
 app.command("codecs")(codecs_command)
+app.command("convert")(convert_command)
+app.add_typer(lerobot_app, name="lerobot")
 app.command("fit", context_settings=LIGHTNING_ARGUMENTS)(fit_command)
 app.command("demo")(demo_command)
 

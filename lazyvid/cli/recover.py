@@ -13,7 +13,11 @@ from rich.table import Table
 from lazyvid.cli.console import count_text, one_line, stdout
 from lazyvid.cli.options import Debug, EndpointUrl, Profile, StoreOption, make_store
 from lazyvid.errors import LazyVidError
+from lazyvid.lerobot.layout import LeRobotLayout
+from lazyvid.lerobot.schema import INFO_PATH
+from lazyvid.recording.layout import Layout, RecordingLayout
 from lazyvid.recording.recover import RecoveredEpisode, RecoverReport, recover
+from lazyvid.recording.spool import place_of
 from lazyvid.storage import ObjectStore, display_uri
 
 Verdict = Literal["whole", "mended", "lost", "failed"]
@@ -64,10 +68,16 @@ def _recovered(path: str, store: ObjectStore, spool_dir: str | None) -> list[_Li
     """Recover one path; an error is a line, so that the others have their turn."""
     name = display_uri(path)
     try:
-        report = recover(path, store=store, spool_dir=spool_dir)
+        report = recover(path, layout=_layout_of(path, store, spool_dir), store=store, spool_dir=spool_dir)
     except (LazyVidError, OSError, ValueError) as error:
         return [_Line(name, "failed", one_line(error))]
     return list(_lines(name, report)) if report.changed else [_Line(name, "whole", "nothing to recover")]
+
+
+def _layout_of(path: str, store: ObjectStore, spool_dir: str | None) -> Layout:
+    """What lies there, or in the spool folder of what lies there."""
+    root = place_of(path, store=store, storage_options=None, spool_dir=spool_dir).root
+    return LeRobotLayout() if (root / INFO_PATH).is_file() else RecordingLayout()
 
 
 def _lines(name: str, report: RecoverReport) -> Iterator[_Line]:

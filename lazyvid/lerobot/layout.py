@@ -16,6 +16,7 @@ import json
 import logging
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -51,6 +52,7 @@ from lazyvid.lerobot.schema import (
     VIDEO_PATH,
     next_file,
 )
+from lazyvid.recording.capture import as_feature, pictures_of
 from lazyvid.recording.episodes import Episode, EpisodeVideo, Stats, combined, number_columns, vector_statistics
 from lazyvid.recording.features import STRING, Features
 from lazyvid.recording.layout import UploadPlan
@@ -58,6 +60,7 @@ from lazyvid.recording.manifest import RecordingSpec, RecordingState
 from lazyvid.recording.places import publish_file, temporary_beside
 from lazyvid.recording.rules import FrameRules, OnGap
 from lazyvid.recording.splice import Piece, splice
+from lazyvid.recording.statistics import ImageStatistics
 from lazyvid.storage import sidecar_uri
 
 _log = logging.getLogger(__name__)
@@ -228,16 +231,18 @@ def _encoding(root: Path, features: dict[str, Any]) -> dict[str, Any]:
         except (ValueError, KeyError, TypeError) as error:
             raise RecordingError(f"Cannot read {path}: expected a recorder's settings, found {error!r}.") from error
     info = next((given.get("info") or {} for given in features.values() if given["dtype"] == VIDEO), {})
+    return {"streaming_encoding": True, "batch_encoding_size": 1, "encoder_threads": None, **video_settings(info)}
+
+
+def video_settings(info: Mapping[str, Any]) -> dict[str, Any]:
+    """The encoder's settings that a camera's info tells, by the names of `VideoWriter`; else LeRobot's defaults."""
     codec = info.get("video.codec")
     return {
-        "streaming_encoding": True,
-        "batch_encoding_size": 1,
         "vcodec": _ENCODERS.get(str(codec), "libsvtav1"),
         "pix_fmt": info.get("video.pix_fmt", "yuv420p"),
         "g": info.get("video.g", 2),
         "crf": info.get("video.crf", 30),
         "preset": info.get("video.preset"),
-        "encoder_threads": None,
     }
 
 
@@ -421,6 +426,9 @@ class _Adding:
     def _stats(self, features: dict[str, dict[str, Any]], columns: dict[str, Any]) -> Stats:
         """Statistics of every feature that has some."""
         stats: Stats = {key: value for key, value in self.episode.stats.items() if key in features}
+        for video in self.episode.videos:
+            if video.camera not in stats:
+                stats[video.camera] = _of_one_picture(video.path)
         for key, values in columns.items():
             if key in stats or isinstance(values, list):
                 continue
@@ -460,6 +468,16 @@ def _on_grid(index: FrameIndex, count: int, rate: Fraction) -> bool:
         return False
     step = 1 / (rate * index.sources[0].time_base)
     return step.denominator == 1 and bool(np.array_equal(index.packets.pts, np.arange(count) * int(step)))
+
+
+def _of_one_picture(path: Path) -> dict[str, npt.NDArray[Any]]:
+    """Statistics of a video that is too short for an encoder to give some: of its first picture."""
+    statistics = ImageStatistics()
+    picture = next(iter(pictures_of(path)))
+    for _ in range(2):
+        statistics.update(picture)
+    found = as_feature(statistics.get_statistics())
+    return found | {"count": found["count"] // 2}
 
 
 def _link(source: Path, target: Path) -> None:

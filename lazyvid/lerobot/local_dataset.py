@@ -24,7 +24,8 @@ from lazyvid.lerobot.episodes import STATS_PREFIX, video_column
 from lazyvid.lerobot.metadata import task_texts
 from lazyvid.lerobot.schema import EPISODES_PATH, INFO_PATH, STATS_PATH, TASKS_PATH, DatasetInfo, file_path, next_file
 from lazyvid.recording.episodes import Stats, combined, stats_from_json, stats_to_json
-from lazyvid.storage import ObjectStore, sidecar_uri
+from lazyvid.recording.places import remove_sidecar
+from lazyvid.storage import ObjectStore
 from lazyvid.storage.local import TEMPORARY_PREFIX
 
 Place = tuple[int, int]
@@ -183,7 +184,10 @@ class LocalDataset:
         """Remove rows and episodes that `info.json` does not count, videos that nobody names, and unfinished files."""
         for folder in ("meta", "data", "videos"):
             for path in sorted((self.root / folder).rglob(f"{TEMPORARY_PREFIX}*")):
-                path.unlink(missing_ok=True)
+                if path.is_dir():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink(missing_ok=True)
         for paths, column, count in (
             (self.episodes_files, "episode_index", self.info.total_episodes),
             (self.data_files, "index", self.info.total_frames),
@@ -200,7 +204,7 @@ class LocalDataset:
         last = self.last_place(key)
         for path in sorted((self.root / "videos" / key).glob("*/*.mp4")):
             if last is None or path > self.video_path(key, last):
-                shutil.rmtree(sidecar_uri(path), ignore_errors=True)
+                remove_sidecar(path)
                 path.unlink()
 
     def last_place(self, key: str) -> Place | None:

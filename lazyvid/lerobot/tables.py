@@ -105,6 +105,15 @@ def _say_unkept(why: str) -> None:
     _said.get(why, say)
 
 
+def numbers_of(column: pa.ChunkedArray) -> npt.NDArray[Any]:
+    """The numbers of a column, those of lists one after the other; null becomes NaN."""
+    array = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
+    while not pa.types.is_primitive(array.type):
+        array = array.storage if isinstance(array.type, pa.BaseExtensionType) else array.flatten()
+    values: npt.NDArray[Any] = array.to_numpy(zero_copy_only=False)
+    return values
+
+
 def to_batch(arrays: Arrays) -> pa.RecordBatch:
     """Arrays [N, ...] as one batch, from which `from_table` gives them back without a copy."""
     columns = {}

@@ -379,13 +379,14 @@ def video_statistics(path: Path, frames: int) -> Statistics | None:
     """Statistics of a sample of a video's frames, as an encoder would have given them; None for fewer than two."""
     statistics = ImageStatistics()
     wanted = _sampled(frames)
-    for number, picture in enumerate(_pictures(path)):
+    for number, picture in enumerate(pictures_of(path)):
         if number in wanted:
             statistics.update(picture)
     return _of(statistics)
 
 
-def _pictures(path: Path) -> Iterator[npt.NDArray[Any]]:
+def pictures_of(path: Path) -> Iterator[npt.NDArray[Any]]:
+    """The pictures of a local MP4, one after the other: uint8 [H, W, 3], or gray ones as they are."""
     with av.open(str(path), format="mp4") as container:
         for frame in container.decode(video=0):
             is_gray = frame.format.name.startswith("gray")

@@ -38,6 +38,15 @@ def publish_file(temporary: Path, video: Path) -> None:
     """
     sync(str(temporary))
     # In this order: a kill in between leaves the older video without a sidecar, never one with a wrong one.
-    shutil.rmtree(sidecar_uri(video), ignore_errors=True)
+    remove_sidecar(video)
     os.replace(temporary, video)
     sync(str(video.absolute().parent))
+
+
+def remove_sidecar(video: Path) -> None:
+    """Remove the sidecar of a local video, where there is one: at once, never half of it."""
+    sidecar = Path(sidecar_uri(video))
+    gone = sidecar.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}")
+    with contextlib.suppress(FileNotFoundError):
+        os.rename(sidecar, gone)
+    shutil.rmtree(gone, ignore_errors=True)

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from lazyvid.errors import StoreError
+from lazyvid.lru import ProcessLRU
 from lazyvid.stats import count
 from lazyvid.storage import local
 from lazyvid.storage.masking import display_uri
@@ -36,6 +37,8 @@ _COPY_SUFFIX = ".copy"
 _LOCKS = "locks"
 _STALE_S = 3600.0
 """A temporary file that nobody has written to for so long was left by a process that died."""
+_LOOKS = 100
+"""Each process looks after the quota once for a hundredth of it that it adds in derived files."""
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
@@ -145,14 +148,14 @@ class SegmentCache:
             with self._usable(), self._locked(path.name):
                 if _is_used(path):  # another process was quicker
                     return path
-                self._make_room()
                 with local.AtomicFile(str(path)) as descriptor:
                     with open(os.dup(descriptor), "wb") as file:
                         write(file)
                     size = os.fstat(descriptor).st_size
                     if size > self.quota_bytes:
                         raise _NotKeptError(f"{size} bytes are more than the quota of {self.quota_bytes}.")
-                self._make_room(keep=path)
+                    if self._is_due(size):
+                        self._make_room(needed=size)
         except _NotKeptError as error:
             raise StoreError(f"Cannot keep a file in the cache {self.root}: {error}") from error.__cause__
         return path
@@ -295,6 +298,18 @@ class SegmentCache:
         with filelock.FileLock(self.root / _LOCKS / f"{name[:3]}.lock", is_singleton=False):
             yield
 
+    def _is_due(self, size: int) -> bool:
+        """Whether this process has added so much since it last looked that the quota may not hold any more.
+
+        Looking takes as long as there are files: many small ones would cost more to count than to make.
+        """
+        added = _added.get(str(self.root), lambda: [self.quota_bytes])  # it looks with its first file
+        added[0] += size
+        if added[0] * _LOOKS < self.quota_bytes:
+            return False
+        added[0] = 0
+        return True
+
     def _make_room(self, *, needed: int = 0, keep: Path | None = None) -> None:
         """Remove what dead processes left, and the least recently used copies until the quota holds."""
         for path, facts in self._unfinished():
@@ -310,6 +325,10 @@ class SegmentCache:
                 with contextlib.suppress(OSError):
                     path.unlink()
                     total -= facts.st_size
+
+
+_added: ProcessLRU[str, list[int]] = ProcessLRU(capacity=16)
+"""By directory: bytes that this process has added since it last looked."""
 
 
 class _NotKeptError(Exception):
