@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -11,6 +12,11 @@ SEED = int(os.environ.get("LAZYVID_CHAOS_SEED", "0"))
 """Where every draw comes from."""
 
 _SCALE = float(os.environ.get("LAZYVID_CHAOS_SCALE", "1"))
+
+
+def also_in_chaos(values: Sequence[str], *, few: Sequence[str] = ()) -> list[Any]:
+    """Values of a parameter: `few` of them by default, all under the mark `chaos`."""
+    return [value if value in few else pytest.param(value, marks=pytest.mark.chaos) for value in values]
 
 
 def counts(few: int, many: int) -> Any:

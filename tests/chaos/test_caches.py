@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 import torch
 from children import wait_until
-from sizes import counts
+from sizes import also_in_chaos, counts
 
 from lazyvid import LazyVideo, ObjectStore, SegmentCache, build_index
 from lazyvid.stats import read_stats
@@ -102,7 +102,7 @@ BREAKS: Mapping[str, Callable[[Path, random.Random], None]] = {
 
 
 @counts(1, 20)
-@pytest.mark.parametrize("how", BREAKS)
+@pytest.mark.parametrize("how", also_in_chaos(list(BREAKS), few=["deleted", "bits flipped"]))
 @pytest.mark.filterwarnings("ignore:Reading from the store")
 def test_a_broken_cache_is_read_around(
     how: str, count: int, filled: FaultServer, tmp_path: Path, rng: random.Random
@@ -149,6 +149,7 @@ print(sorted(os.listdir(sys.argv[1])))
 """
 
 
+@pytest.mark.chaos
 @pytest.mark.parametrize("options", ["size=4k", "size=1m,ro"], ids=["full", "read-only"])
 def test_a_disk_that_is_full_or_cannot_be_written(options: str, filled: FaultServer, tmp_path: Path) -> None:
     disk = tmp_path / "disk"

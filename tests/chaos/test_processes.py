@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 from children import wait_until
-from sizes import counts
+from sizes import also_in_chaos, counts
 
 from lazyvid import ClipDataset, ClipLoader, ClipSpec, RandomClipSampler, build_index
 from lazyvid.errors import LoaderTimeoutError, WorkerDiedError
@@ -95,6 +95,7 @@ def test_workers_killed_at_random_moments(
     assert seen > 0
 
 
+@pytest.mark.chaos
 @counts(1, 4)
 def test_a_worker_that_is_stopped_is_given_up_and_ended(count: int, videos: Path, expected: list[list[int]]) -> None:
     loader = loader_of(videos, way="fork", timeout_s=3.0)
@@ -127,6 +128,7 @@ def test_a_worker_without_memory_says_so(videos: Path) -> None:
     loader.close()
 
 
+@pytest.mark.chaos
 @counts(1, 10)
 def test_forked_while_threads_read(count: int, videos: Path, expected: list[list[int]]) -> None:
     over = threading.Event()
@@ -208,8 +210,8 @@ def _running(pids: set[int]) -> set[int]:
 
 
 @counts(1, 12)
-@pytest.mark.parametrize("way", ["fork", pytest.param("forkserver", marks=pytest.mark.chaos)])
-@pytest.mark.parametrize("sent", ["SIGKILL", "SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("way", also_in_chaos(["fork", "forkserver"], few=["fork"]))
+@pytest.mark.parametrize("sent", also_in_chaos(["SIGKILL", "SIGINT", "SIGTERM"], few=["SIGTERM"]))
 def test_a_trainer_that_ends_leaves_nothing(
     sent: str, way: str, count: int, trainer: Any, tmp_path: Path, rng: random.Random
 ) -> None:

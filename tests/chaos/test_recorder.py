@@ -42,7 +42,7 @@ def contents(path: Path) -> tuple[list[int], list[float]]:
 # -- cameras ----------------------------------------------------------------------------------------------------------
 
 
-@counts(2, 40)
+@counts(1, 40)
 def test_cameras_that_misbehave(count: int, tmp_path: Path, rng: random.Random) -> None:
     """Frozen, late, turned back in time, of another size, gone: each file holds what was taken, under its time."""
     for episode in range(count):
@@ -151,6 +151,7 @@ def _can_inject() -> bool:
     )
 
 
+@pytest.mark.chaos
 @counts(1, 8)
 @pytest.mark.parametrize("error", ["EIO", "ENOSPC"])
 def test_a_disk_that_fails_in_mid_episode(error: str, count: int, tmp_path: Path, rng: random.Random) -> None:
