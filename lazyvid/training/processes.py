@@ -17,6 +17,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from multiprocessing.connection import wait
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -36,6 +37,7 @@ _PRELOADED = ("torch", "lazyvid.training", "lazyvid.training.worker")
 """What the forkserver imports once, for all workers that it forks."""
 _SHARED_MEMORY = "/dev/shm"
 _JOIN_S = 5.0
+_DYING_S = 1.0
 _GUARD = (
     'A script whose loader starts workers needs `if __name__ == "__main__":` around what it does, since each worker '
     "imports the script; multiprocessing_context='fork' or num_threads=... needs none."
@@ -115,9 +117,11 @@ class WorkerProcesses:
             return
         # torch ends workers when their iterator is collected, which an exception's traceback puts off; it has no public
         # call for it. It also forgets their pids, so that the kill below does not look like a failure to it.
-        end: Callable[[], None] | None = getattr(batches, "_shutdown_workers", None)
-        if end is not None:
-            end()
+        end: Callable[[], None] = getattr(batches, "_shutdown_workers", lambda: None)
+        for _ in range(1 + len(processes)):
+            with contextlib.suppress(RuntimeError):  # torch's news of one more worker that has died, in its midst
+                end()
+                break
         for process in processes:
             process.kill()
         for process in processes:
@@ -142,6 +146,9 @@ class WorkerProcesses:
                     f"{len(self._processes)} workers were ended. Look for a transform or a file system that hangs, or "
                     "raise timeout_s."
                 ) from error
+            # A worker that died while it sent a batch shows as a broken connection before it shows as dead.
+            if isinstance(error, (OSError, EOFError)):
+                wait([process.sentinel for process in self._processes], _DYING_S)
             if dead := [p for p in self._processes if not p.is_alive()]:
                 raise WorkerDiedError(_obituary(dead, number)) from error
             raise
