@@ -146,12 +146,21 @@ class WorkerProcesses:
                     f"{len(self._processes)} workers were ended. Look for a transform or a file system that hangs, or "
                     "raise timeout_s."
                 ) from error
+            if dead := self._dead(error):
+                raise WorkerDiedError(_obituary(dead, number)) from error
+            raise
+
+    def _dead(self, error: Exception) -> list[BaseProcess]:
+        """The workers that have died, where `error` may be the first sign of it."""
+        # torch's signal handler raises wherever this thread stands, once for each of them: here, while we look.
+        with contextlib.suppress(RuntimeError):
             # A worker that died while it sent a batch shows as a broken connection before it shows as dead.
             if isinstance(error, (OSError, EOFError)):
                 wait([process.sentinel for process in self._processes], _DYING_S)
-            if dead := [p for p in self._processes if not p.is_alive()]:
-                raise WorkerDiedError(_obituary(dead, number)) from error
-            raise
+        for _ in self._processes:
+            with contextlib.suppress(RuntimeError):
+                return [process for process in self._processes if not process.is_alive()]
+        return []
 
     # -- starting -----------------------------------------------------------------------------------------------------
 

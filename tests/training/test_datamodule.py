@@ -130,9 +130,8 @@ def check_ranks(ranks: list[dict[str, Any]], whole: Seen) -> None:
 STRATEGIES = ("ddp", "ddp_spawn", "ddp_fork", "ddp_notebook")
 
 
-@pytest.mark.parametrize(
-    ("strategy", "workers"), [("ddp", 0), *(pytest.param(s, 1, marks=pytest.mark.slow) for s in STRATEGIES)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("strategy", "workers"), [("ddp", 0), *((strategy, 1) for strategy in STRATEGIES)])
 def test_two_ranks_share_each_epoch(folder: Path, whole: Seen, tmp_path: Path, strategy: str, workers: int) -> None:
     first = str(folder / "0.mp4")
     ranks = run(tmp_path, str(folder), strategy=strategy, open_first=first, data={"num_workers": workers})
@@ -287,6 +286,7 @@ def test_configs_run(folder: Path, tmp_path: Path, name: str, more: tuple[str, .
     assert list(tmp_path.rglob("config.yaml"))
 
 
+@pytest.mark.slow
 def test_the_s3_config_runs_and_saves_no_secret(
     folder: Path, s3_server: S3Server, s3_prefix: str, tmp_path: Path
 ) -> None:
