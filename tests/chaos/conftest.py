@@ -1,6 +1,6 @@
 """What the chaos tests share: their seed, how many cases they run, and the law that nothing is left behind.
 
-Every draw comes from `LAZYVID_CHAOS_SEED` (0 by default, so that `make test` is the same each time; `make chaos` draws
+Every draw comes from `LAZYVID_CHAOS_SEED` (0 by default, so that a run can be repeated; `make chaos` draws
 one and prints it). `LAZYVID_CHAOS_SCALE` multiplies the numbers of cases of the long runs.
 """
 
@@ -22,6 +22,13 @@ from children import NAME
 from sizes import SEED
 
 _GRACE_S = 20.0
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """All of them are chaos: they break processes and starve children, which disturbs whatever runs beside them."""
+    for item in items:
+        if item.path.parent == Path(__file__).parent:
+            item.add_marker(pytest.mark.chaos)
 
 
 @pytest.fixture
