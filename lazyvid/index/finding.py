@@ -54,7 +54,8 @@ def list_videos(pattern: str, store: ObjectStore) -> list[FoundVideo]:
     else:
         matches, base = matcher(pattern.removeprefix(folder).lstrip("/")), store.resolve(folder)
         wanted = [meta for meta in listed if matches(relative_uri(meta.uri, base=base).removeprefix("./"))]
-    wanted = [meta for meta in wanted if _WITHIN_SIDECAR not in meta.uri]
+    root = len(store.resolve(folder))  # what lies above the folder says nothing of what is in it
+    wanted = [meta for meta in wanted if _WITHIN_SIDECAR not in meta.uri[root:]]
     if not wanted:
         raise ObjectNotFoundError(
             f"Expected videos ({', '.join(VIDEO_SUFFIXES)}) at {display_uri(pattern)}, found none. Check the folder or "
@@ -62,12 +63,13 @@ def list_videos(pattern: str, store: ObjectStore) -> list[FoundVideo]:
         )
     # An object that was named itself was listed alone; a web server's pages need not show every folder.
     seen_all = not itself and not scheme(folder).startswith("http")
-    return _with_facts(wanted, _sidecars(listed) if seen_all else None)
+    return _with_facts(wanted, _sidecars(listed, root) if seen_all else None)
 
 
-def _sidecars(listed: Sequence[ObjectMeta]) -> set[str]:
-    """The URIs of the videos beside which something of a sidecar lies."""
-    return {meta.uri[: meta.uri.index(_WITHIN_SIDECAR)] for meta in listed if _WITHIN_SIDECAR in meta.uri}
+def _sidecars(listed: Sequence[ObjectMeta], root: int) -> set[str]:
+    """The URIs of the videos beside which something of a sidecar lies; `root` characters name the folder."""
+    ends = ((meta.uri, meta.uri.find(_WITHIN_SIDECAR, root)) for meta in listed)
+    return {uri[:end] for uri, end in ends if end >= 0}
 
 
 def _with_facts(wanted: Sequence[ObjectMeta], sidecars: set[str] | None) -> list[FoundVideo]:

@@ -13,6 +13,7 @@ import pytest
 _ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.slow
 def test_it_records_and_compares(tmp_path: Path) -> None:
     pytest.importorskip("typer")
     lengths = ["--seconds", "1", "--saved-seconds", "0.5", "--svt-seconds", "0.5", "--slow-seconds", "0"]

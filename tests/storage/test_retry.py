@@ -9,7 +9,14 @@ from email.utils import formatdate
 import pytest
 
 from lazyvid.errors import ObjectNotFoundError, ShortReadError, StoreTimeoutError, StoreUnavailableError
+from lazyvid.storage import retry
 from lazyvid.storage.retry import CONNECT_TRIES, STALLS, Deadline, TransientFault, retry_after_s, retrying
+
+
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As long as it takes to see that there is one."""
+    monkeypatch.setattr(retry, "FIRST_PAUSE_S", 0.02)
 
 
 def run(attempt: Callable[[], Awaitable[object]], deadline: Deadline, *, answered: bool = True) -> object:
@@ -36,7 +43,7 @@ def test_it_is_repeated_with_growing_pauses() -> None:
     pauses = [after - before for before, after in itertools.pairwise(calls)]
     assert len(pauses) == 4
     for i, pause in enumerate(pauses):
-        assert pause >= 0.05 * 2**i
+        assert pause >= 0.5 * retry.FIRST_PAUSE_S * 2**i
 
 
 def test_what_will_not_pass_is_raised_at_once() -> None:

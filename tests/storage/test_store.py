@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import gc
 import io
 import os
 import pickle
 import random
 import sys
 import time
+from collections import OrderedDict
 from pathlib import Path
 
 import fsspec
@@ -391,6 +393,20 @@ class TestS3:
             for options in (s3_server.read_only_options, s3_server.wrong_options):
                 assert options["secret"] not in str(caught.value)
                 assert options["key"] not in str(caught.value)
+
+    def test_clients_share_what_botocore_knows_of_s3(self, s3_server: S3Server, s3_prefix: str) -> None:
+        """A process that meets many credentials, as they are renewed, must not hold a model of S3 for each."""
+
+        def parsed() -> int:
+            gc.collect()
+            return sum(type(thing) is OrderedDict for thing in gc.get_objects())
+
+        for number in range(3):
+            options = {**s3_server.storage_options, "default_block_size": 1 << (20 + number)}
+            ObjectStore(storage_options=options).write(f"{s3_prefix}/{number}", b"some")
+            if number == 0:
+                before = parsed()
+        assert parsed() - before < 5_000
 
     def test_a_missing_bucket(self, s3_server: S3Server) -> None:
         store = ObjectStore("s3://no-such-bucket", storage_options=s3_server.storage_options)

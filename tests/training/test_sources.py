@@ -244,4 +244,7 @@ def test_sources_by_name(folder: Path) -> None:
 def test_a_glob_finds_no_files_of_sidecars(folder: Path, tmp_path: Path) -> None:
     assert find_videos(f"{folder}/**", ObjectStore()) == [str(folder / f"{v}.mp4") for v in range(3)]
     with pytest.raises(ObjectNotFoundError, match="found none"):
-        find_videos(f"{folder}/0.mp4.lance/**", ObjectStore())
+        find_videos(f"{folder}/*.lance/**", ObjectStore())
+    # A folder may be called what it likes.
+    shutil.copytree(folder, tmp_path / "my.lance" / "videos")
+    assert len(find_videos(str(tmp_path / "my.lance" / "videos"), ObjectStore())) == 3
