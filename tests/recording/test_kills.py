@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -131,8 +132,12 @@ def left_over(root: Path, **options: Any) -> list[Moment[Promise]]:
     recorder = make(root, **{"g": 4} | options)
     add(recorder, LENGTHS[0])
     recorder.save_episode()
-    add(recorder, LENGTHS[1])
-    durable = min(recorder.durable_frames.values(), default=0)
+    add(recorder, 24)  # more than an encoder keeps to itself
+    end = time.monotonic() + 60
+    # The encoders work behind the loop: before their first group of pictures there is nothing to recover.
+    while (durable := min(recorder.durable_frames.values())) < 4:
+        assert time.monotonic() < end, recorder.durable_frames
+        time.sleep(0.02)
     recorder._episode._journal.close()  # type: ignore[union-attr]
     recorder._lock.release()  # as the end of the process does
     moments = Moments(root, lambda: (1, durable))
