@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from lazyvid import errors
+from lazyvid.decoding import verify_index
 from lazyvid.errors import FrameTimestampError, LazyVidError
 from lazyvid.frames import Clip, ClipSpec, Frame, Limits, Window
 from lazyvid.index import Catalog, FrameIndex, build_index
 from lazyvid.lookup import decode_video_frames
-from lazyvid.recording import VideoWriter
+from lazyvid.recording import Recorder, VideoWriter
 from lazyvid.stats import ReadStats, read_stats, reset_stats
 from lazyvid.storage import ObjectMeta, ObjectStore, SegmentCache
 from lazyvid.training import (
@@ -46,6 +47,7 @@ __all__ = [
     "ObjectStore",
     "RandomClipSampler",
     "ReadStats",
+    "Recorder",
     "SegmentCache",
     "SequentialClipSampler",
     "VideoWriter",
@@ -57,4 +59,5 @@ __all__ = [
     "errors",
     "read_stats",
     "reset_stats",
+    "verify_index",
 ]

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from lazyvid.frames import ClipSpec, Window
 from lazyvid.training.collate import collate_clips
-from lazyvid.training.datasets import ClipDataset
+from lazyvid.training.datasets import ClipDataset, ClipStream, FrameDataset
 from lazyvid.training.extents import Extents
-from lazyvid.training.frame_dataset import FrameDataset
 from lazyvid.training.loader import ClipLoader
 from lazyvid.training.samplers import (
     BlockShuffleSampler,
@@ -17,7 +16,6 @@ from lazyvid.training.samplers import (
     SequentialClipSampler,
     WeightedClipSampler,
 )
-from lazyvid.training.stream import ClipStream
 
 __all__ = [
     "BlockShuffleSampler",

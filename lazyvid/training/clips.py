@@ -1,6 +1,6 @@
 """Which clips a dataset has, and which frames a clip takes: pure, over arrays of a few numbers a video.
 
-`datasets.py` asks it before anything is read.
+`clip_dataset.py` asks it before anything is read.
 """
 
 from __future__ import annotations

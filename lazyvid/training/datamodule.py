@@ -19,7 +19,7 @@ from lazyvid.frames import ClipSpec
 from lazyvid.index.catalog import Catalog
 from lazyvid.stats import ReadStats, read_stats
 from lazyvid.storage import ObjectStore
-from lazyvid.training.datasets import ClipDataset
+from lazyvid.training.clip_dataset import ClipDataset
 from lazyvid.training.loader import ClipLoader
 from lazyvid.training.preparing import SPLIT, uris_of, write_catalog, write_missing_sidecars
 from lazyvid.training.samplers import (

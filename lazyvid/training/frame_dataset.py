@@ -10,7 +10,7 @@ from typing import Any, SupportsIndex
 from torch.utils.data import Dataset
 
 from lazyvid.frames import ClipSpec, Window
-from lazyvid.training.datasets import ClipDataset, Item, PendingBatch, Transform
+from lazyvid.training.clip_dataset import ClipDataset, Item, PendingBatch, Transform
 from lazyvid.training.extents import Extents
 from lazyvid.training.reading import Sample
 from lazyvid.training.samplers import ClipSampler

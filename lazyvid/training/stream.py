@@ -16,8 +16,8 @@ from torch.utils.data import IterableDataset, get_worker_info
 from lazyvid.arguments import check_word
 from lazyvid.frames import ClipSpec, Window
 from lazyvid.training.checks import check_before_sending
+from lazyvid.training.clip_dataset import ClipDataset, PendingBatch, Transform
 from lazyvid.training.collate import collate_clips
-from lazyvid.training.datasets import ClipDataset, PendingBatch, Transform
 from lazyvid.training.samplers import (
     BlockShuffleSampler,
     ClipSampler,
