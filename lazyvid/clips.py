@@ -19,7 +19,8 @@ from torch import Tensor
 from lazyvid.arguments import check_type, check_word, checked_size
 from lazyvid.decoding.convert import Colorspace, InterpolationName, PictureFormat
 from lazyvid.decoding.files import Fetch, VideoFiles
-from lazyvid.decoding.reader import ReadRequest, begin_frames
+from lazyvid.decoding.reader import begin_frames
+from lazyvid.decoding.targets import ReadRequest
 from lazyvid.decoding.torchcodec import read_with_torchcodec
 from lazyvid.errors import LazyVidError, LimitExceededError, ObjectChangedError
 from lazyvid.frames import Clip, Limits

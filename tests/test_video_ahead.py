@@ -141,10 +141,10 @@ class _Watch(DecoderPool):
         self._before = before
 
     @contextlib.contextmanager
-    def checkout(self, source: Source) -> Iterator[PacketDecoder]:
+    def checkout(self, source: Source, **options: Any) -> Iterator[PacketDecoder]:
         self._before(self.runs)
         self.runs += 1
-        with super().checkout(source) as decoder:
+        with super().checkout(source, **options) as decoder:
             yield decoder
 
 

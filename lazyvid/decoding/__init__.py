@@ -5,7 +5,8 @@ from __future__ import annotations
 from lazyvid.decoding.convert import PictureFormat
 from lazyvid.decoding.files import VideoFiles
 from lazyvid.decoding.pool import DecoderPool
-from lazyvid.decoding.reader import PendingFrames, ReadRequest, begin_frames, read_frames
+from lazyvid.decoding.reader import PendingFrames, begin_frames, read_frames
+from lazyvid.decoding.targets import ReadRequest
 from lazyvid.decoding.verify import VerifyReport, verify_index
 
 __all__ = [

@@ -12,6 +12,7 @@ from av.codec.context import ThreadType
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 
+from lazyvid.decoding.plan import Standing
 from lazyvid.errors import UnsupportedCodecError
 from lazyvid.index.bitstream import BitstreamReader
 from lazyvid.index.frame_index import Source
@@ -43,14 +44,22 @@ class PacketDecoder:
         self._bitstream = BitstreamReader.for_source(source.codec, source.extradata)
         self._used = False
         self._tainted = False
+        self.standing: Standing | None = None
+        """Where it can go on; None unless its user says so."""
 
     @property
     def tainted(self) -> bool:
         """Whether it was fed parameter sets other than its extradata: then it must not be used for another run."""
         return self._tainted
 
+    @property
+    def held_back(self) -> int:
+        """Pictures that it holds back to show them in order, as far as it knows from what it was fed."""
+        return self._context.reorder_depth
+
     def restart(self) -> None:
         """Forget all pictures; the next packet must be one where decoding can start."""
+        self.standing = None
         if self._used:
             self._context.flush_buffers()
             self._used = False

@@ -9,8 +9,8 @@ stop at the target and drain. The nearest key packet in decode order alone would
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,12 @@ IntArray = npt.NDArray[np.int64]
 
 HIDDEN_ROW = -1
 """The frame number of a packet that is never shown."""
+
+_MOST_REORDERED = 16
+"""The largest number of pictures that a codec lets a decoder hold back."""
+
+_MOST_PUSHING = 64
+"""Packets that a run feeds on, at most, to push its last picture out."""
 
 _LONG_RUN = 256
 """Packets after which a run that could go on ends."""
@@ -86,6 +92,14 @@ class DecodeOrder:
             has_checksums=bool(np.any(crc32 != UNKNOWN)),
         )
 
+    def reorder_depth(self) -> int:
+        """The most pictures that are decoded before one and shown after it: how many a decoder holds back, at most."""
+        ranks = self.row[self.row != HIDDEN_ROW]
+        later = np.zeros(len(ranks), np.int64)
+        for distance in range(1, min(_MOST_REORDERED + 1, len(ranks))):
+            later[distance:] += ranks[:-distance] > ranks[distance:]
+        return int(later.max(initial=0))
+
     def starts_for(self, positions: IntArray, *, steps_back: int = 0) -> IntArray:
         """Where to start feeding to get the pictures of these packets.
 
@@ -114,16 +128,48 @@ class Run:
     start: int
     """Decode position where the run begins."""
     stop: int
-    """One past the decode position of the last packet fed."""
+    """One past the decode position of the last packet that is fetched, and fed if need be."""
     positions: IntArray
     """int64 [M], decode positions of the packets to feed, ascending, start first and stop - 1 last."""
     wanted: IntArray
     """int64 [K], decode positions of the packets whose pictures are wanted, ascending."""
+    needed_stop: int
+    """One past the decode position of the last wanted packet; behind it, packets are fed in place of a drain."""
+    goes_on: bool = False
+    """Whether the next read is likely to go on where this one ends."""
     steps_back: int = 0
     """Key packets by which it begins earlier than the rule says."""
 
+    def without_going_on(self) -> Run:
+        """The run up to its last wanted packet: no other one must be sound."""
+        needed = int(self.positions.searchsorted(self.needed_stop))
+        return replace(self, stop=self.needed_stop, positions=self.positions[:needed], goes_on=False)
 
-def plan_runs(order: DecodeOrder, positions: IntArray, *, steps_back: int = 0) -> list[Run]:
+
+@dataclass(slots=True, eq=False)
+class Standing:
+    """Where a decoder stands that was neither drained nor restarted: it can go on with what lies ahead of it."""
+
+    stream: Hashable
+    """The stream that it was fed, and from which bytes."""
+    start: int
+    """Decode position where feeding began."""
+    next: int
+    """One past the decode position of the last packet fed; between the two, none was left out that others refer to."""
+    inside: set[int]
+    """Frames that were fed and whose pictures have not come out."""
+
+    def serves(self, stream: Hashable, order: DecodeOrder, run: Run) -> bool:
+        """Whether going on from here gives the pictures of a run, as starting at its start would."""
+        if stream != self.stream or not self.start <= run.start <= self.next:
+            return False
+        passed = run.wanted[: int(run.wanted.searchsorted(self.next))]
+        return self.inside.issuperset(order.row[passed].tolist())
+
+
+def plan_runs(
+    order: DecodeOrder, positions: IntArray, *, steps_back: int = 0, held_back: int | None = None
+) -> list[Run]:
     """Runs that give the pictures of these packets.
 
     Two wanted packets share a run when one's start lies inside the other's run or right behind it: going on costs no
@@ -133,6 +179,9 @@ def plan_runs(order: DecodeOrder, positions: IntArray, *, steps_back: int = 0) -
         order: The source's packets.
         positions: int64 [K], decode positions of the wanted pictures, ascending, without duplicates.
         steps_back: See `DecodeOrder.starts_for`.
+        held_back: Given where the next read is likely to want the frames behind these: then the last run feeds on until
+            its pictures come out, so that the decoder is not drained and can go on. So many pictures, or more, a
+            decoder of this stream is known to hold back.
 
     Returns:
         Runs in decode order that do not overlap.
@@ -149,7 +198,8 @@ def plan_runs(order: DecodeOrder, positions: IntArray, *, steps_back: int = 0) -
             first = start
         groups[-1][1].append(position)
         stop = max(stop, position + 1)
-    return [_run(order, start, sorted(group), steps_back) for start, group in groups]
+    runs = [_run(order, start, sorted(group), steps_back) for start, group in groups]
+    return runs if held_back is None else [*runs[:-1], _going_on(order, runs[-1], held_back)]
 
 
 def _run(order: DecodeOrder, start: int, group: list[int], steps_back: int) -> Run:
@@ -158,7 +208,18 @@ def _run(order: DecodeOrder, start: int, group: list[int], steps_back: int) -> R
     needed = order.disposable[start:stop] != 1
     needed[wanted - start] = True
     needed[0] = True
-    return Run(start, stop, needed.nonzero()[0] + start, wanted, steps_back)
+    return Run(start, stop, needed.nonzero()[0] + start, wanted, stop, steps_back=steps_back)
+
+
+def _going_on(order: DecodeOrder, run: Run, held_back: int) -> Run:
+    """The run, with the packets behind it that push its last picture out, disposable ones too: the next read's own."""
+    depth = max(held_back, order.reorder_depth())
+    # The picture comes out once so many are inside that are shown after it, whatever is decoded in between.
+    later = order.row[run.stop : run.stop + _MOST_PUSHING] > order.row[run.wanted].max()
+    stop = run.stop + int(later.cumsum().searchsorted(depth)) + 1 if depth else run.stop
+    stop = min(stop, len(order), run.stop + _MOST_PUSHING)
+    positions = np.concatenate([run.positions, np.arange(run.stop, stop)])
+    return replace(run, stop=stop, positions=positions, goes_on=True)
 
 
 def byte_ranges(order: DecodeOrder, run: Run) -> list[tuple[int, int]]:

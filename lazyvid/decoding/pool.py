@@ -5,12 +5,19 @@ from __future__ import annotations
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from lazyvid.decoding.decoder import PacketDecoder
+from lazyvid.decoding.plan import Standing
 from lazyvid.index.frame_index import Source
+
+_MOST_STANDING = 4
+"""Contexts of one kind that stand somewhere before one of them is restarted for something else."""
+
+_STREAMS_NOTED = 64
+"""Streams of which it is known where they were read last."""
 
 _PICTURES_HELD = 8
 """Pictures that a context keeps alive between uses, for the estimate of its bytes; references are freed on restart."""
@@ -36,6 +43,16 @@ class _Key:
 
 
 @dataclass(slots=True)
+class _Trail:
+    """What is known of the reads of a stream."""
+
+    last: int
+    """Row of the last frame that was planned."""
+    held_back: int = 0
+    """Pictures that a decoder of it held back."""
+
+
+@dataclass(slots=True)
 class _Idle:
     """Contexts waiting for work, oldest first; belongs to the process that made it."""
 
@@ -43,6 +60,7 @@ class _Idle:
     lock: threading.Lock = field(default_factory=threading.Lock)
     contexts: OrderedDict[int, tuple[_Key, PacketDecoder]] = field(default_factory=OrderedDict)
     serial: int = 0
+    trails: OrderedDict[Hashable, _Trail] = field(default_factory=OrderedDict)
 
 
 class DecoderPool:
@@ -76,31 +94,80 @@ class DecoderPool:
         with idle.lock:
             idle.contexts.clear()
 
+    def follow(self, stream: Hashable, first: int, last: int) -> int | None:
+        """Note that frames of a stream are about to be read, and see whether they follow those noted before.
+
+        Args:
+            stream: Names the stream and the bytes that it is read from.
+            first: Row of the first frame.
+            last: Row of the last one.
+
+        Returns:
+            None unless the frames begin behind the last ones, no further away than they span; then the next ones will,
+            too. Else how many pictures a decoder of this stream is known to hold back.
+        """
+        idle = self._own()
+        with idle.lock:
+            trail = idle.trails.pop(stream, None)
+            before = None if trail is None else trail.last
+            idle.trails[stream] = trail = trail or _Trail(last)
+            trail.last = last
+            if len(idle.trails) > _STREAMS_NOTED:
+                idle.trails.popitem(last=False)
+        return trail.held_back if before is not None and 0 < first - before <= last - first + 1 else None
+
+    def note_held_back(self, stream: Hashable, pictures: int) -> None:
+        """Note how many pictures a decoder of a stream holds back."""
+        trail = self._own().trails.get(stream)
+        if trail is not None:
+            trail.held_back = max(trail.held_back, pictures)
+
     @contextmanager
-    def checkout(self, source: Source) -> Iterator[PacketDecoder]:
-        """Lend a restarted context for `source` to this thread alone.
+    def checkout(self, source: Source, *, serves: Callable[[Standing], bool] | None = None) -> Iterator[PacketDecoder]:
+        """Lend a context for `source` to this thread alone.
+
+        It is restarted, but for one that may go on where it stands: that one has its `standing`. What the borrower
+        leaves as `standing` is kept with the context.
 
         After an error inside the block, or when it was fed parameter sets other than its extradata, the context is
         dropped: its state cannot be trusted.
+
+        Args:
+            source: What is to be decoded.
+            serves: Whether a context that stands somewhere may go on from there; None wants a restarted one.
 
         Raises:
             UnsupportedCodecError: if there is no decoder for the codec.
         """
         key = _Key.of(source)
-        decoder = self._take(key) or PacketDecoder(source)
+        decoder = self._take(key, serves) or PacketDecoder(source)
         yield decoder
         if not decoder.tainted:
-            decoder.restart()
+            if decoder.standing is None:
+                decoder.restart()
             self._give_back(key, decoder)
 
-    def _take(self, key: _Key) -> PacketDecoder | None:
+    def _take(self, key: _Key, serves: Callable[[Standing], bool] | None) -> PacketDecoder | None:
         idle = self._own()
         with idle.lock:
-            for serial, (candidate, decoder) in reversed(idle.contexts.items()):
-                if candidate == key:
+            free: list[int] = []
+            standing: list[int] = []
+            for serial, (other, decoder) in reversed(idle.contexts.items()):
+                if other != key:
+                    continue
+                if decoder.standing is None:
+                    free.append(serial)
+                elif serves is not None and serves(decoder.standing):
                     del idle.contexts[serial]
                     return decoder
-        return None
+                else:
+                    standing.append(serial)
+            if not free and len(standing) < _MOST_STANDING:
+                return None
+            # The one used last: its memory is warm. Of those that could still go on, the one used first.
+            _, decoder = idle.contexts.pop(free[0] if free else standing[-1])
+        decoder.restart()
+        return decoder
 
     def _give_back(self, key: _Key, decoder: PacketDecoder) -> None:
         idle = self._own()

@@ -26,7 +26,7 @@ from lazyvid.storage.objects import difference
 
 if TYPE_CHECKING:
     from lazyvid.decoding.files import VideoFiles
-    from lazyvid.decoding.reader import ReadRequest
+    from lazyvid.decoding.targets import ReadRequest
 
 
 def load_torchcodec() -> ModuleType:

@@ -10,8 +10,9 @@ from av.video.frame import VideoFrame
 
 from lazyvid.decoding.convert import PictureFormat
 from lazyvid.decoding.files import VideoFiles
-from lazyvid.decoding.reader import ReadRequest, read_frames
+from lazyvid.decoding.reader import read_frames
 from lazyvid.decoding.sequential import decode_file, rgb_pixels
+from lazyvid.decoding.targets import ReadRequest
 from lazyvid.errors import LazyVidError, VideoError
 from lazyvid.frames import Limits
 from lazyvid.index.frame_index import FrameIndex

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from lazyvid.decoding.plan import HIDDEN_ROW, DecodeOrder, Run, byte_ranges, in_batches, plan_runs
+from lazyvid.decoding.plan import HIDDEN_ROW, DecodeOrder, Run, Standing, byte_ranges, in_batches, plan_runs
 from lazyvid.errors import CorruptIndexError
 from lazyvid.index.frame_index import FrameIndex, PacketTable, Segment, Source
 from lazyvid.index.probe import build_index
@@ -236,3 +236,45 @@ def test_the_laws_hold_for_real_streams(corpus: VideoCorpus, name: str) -> None:
         runs = plan_runs(order, wanted)
         _check_laws(order, wanted, runs)
         assert all(run.start == 0 or _starts_well(order, run) for run in runs)
+
+
+def _depth(ranks: list[int]) -> int:
+    return max(
+        (sum(earlier > rank for earlier in ranks[max(0, i - 16) : i]) for i, rank in enumerate(ranks)), default=0
+    )
+
+
+@given(case=plans(), held_back=st.integers(0, 5))
+def test_a_run_that_goes_on_feeds_what_pushes_its_pictures_out(
+    case: tuple[Stream, DecodeOrder, np.ndarray], held_back: int
+) -> None:
+    _, order, wanted = case
+    depth = _depth([row for row in order.row.tolist() if row != HIDDEN_ROW])
+    assert order.reorder_depth() == depth
+    plain, going_on = plan_runs(order, wanted), plan_runs(order, wanted, held_back=held_back)
+    for one, other in zip(plain[:-1], going_on[:-1], strict=True):
+        assert (one.start, one.stop, one.positions.tolist()) == (other.start, other.stop, other.positions.tolist())
+        assert not other.goes_on
+    last, extended = plain[-1], going_on[-1]
+    assert extended.goes_on
+    assert extended.needed_stop == last.stop
+    assert extended.positions.tolist() == [*last.positions.tolist(), *range(last.stop, extended.stop)]
+    shortened = extended.without_going_on()
+    assert (shortened.stop, shortened.positions.tolist()) == (last.stop, last.positions.tolist())
+    assert not shortened.goes_on
+    later = sum(order.row[last.stop : extended.stop] > order.row[last.wanted].max())
+    assert later == max(depth, held_back) or extended.stop == len(order)
+
+
+@given(case=plans(), start=st.integers(0, 20), ahead=st.integers(0, 20), inside=st.sets(st.integers(0, 23)))
+def test_a_decoder_serves_what_lies_ahead_or_inside(
+    case: tuple[Stream, DecodeOrder, np.ndarray], start: int, ahead: int, inside: set[int]
+) -> None:
+    _, order, wanted = case
+    standing = Standing("stream", start, start + ahead, inside)
+    for run in plan_runs(order, wanted):
+        expected = start <= run.start <= start + ahead and all(
+            p >= start + ahead or int(order.row[p]) in inside for p in run.wanted.tolist()
+        )
+        assert standing.serves("stream", order, run) == expected
+        assert not standing.serves("another", order, run)

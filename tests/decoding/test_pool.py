@@ -14,6 +14,7 @@ from decoding_samples import opened
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lazyvid.decoding.plan import Standing
 from lazyvid.decoding.pool import DecoderPool, default_pool
 from lazyvid.errors import UnsupportedCodecError
 from lazyvid.index.frame_index import Source
@@ -194,3 +195,56 @@ def test_a_pickle_carries_the_bounds_and_no_context(gop2: tuple[Source, list[byt
 
 def test_readers_share_one_pool_of_the_process() -> None:
     assert default_pool() is default_pool()
+
+
+def _standing(stream: str) -> Standing:
+    return Standing(stream, 0, 1, set())
+
+
+def test_a_context_that_stands_somewhere_goes_on_only_for_what_it_serves(gop2: tuple[Source, list[bytes]]) -> None:
+    source, payloads = gop2
+    pool = DecoderPool()
+    with pool.checkout(source) as first:
+        first.feed(payloads[0], 0)
+        first.standing = _standing("a")
+    with pool.checkout(source, serves=lambda standing: standing.stream == "b") as other:
+        assert other is not first
+    with pool.checkout(source) as free:
+        assert free is other
+    with pool.checkout(source, serves=lambda standing: standing.stream == "a") as again:
+        assert again is first
+        assert again.standing is not None
+        again.standing = None
+    assert pool.size() == 2
+    with pool.checkout(source, serves=lambda _: True) as restarted:
+        assert restarted.standing is None
+
+
+def test_not_too_many_contexts_stand_and_wait(gop2: tuple[Source, list[bytes]]) -> None:
+    source, payloads = gop2
+    pool = DecoderPool()
+    for number in range(20):
+        with pool.checkout(source) as decoder:
+            assert decoder.standing is None
+            decoder.feed(payloads[0], 0)
+            decoder.standing = _standing(str(number))
+    streams = [decoder.standing.stream for _, decoder in pool._own().contexts.values() if decoder.standing]
+    assert streams == ["16", "17", "18", "19"]
+
+
+def test_frames_that_follow_are_known() -> None:
+    pool = DecoderPool()
+    assert pool.follow("a", 0, 9) is None
+    assert pool.follow("a", 10, 19) == 0
+    assert pool.follow("b", 20, 29) is None
+    pool.note_held_back("a", 2)
+    pool.note_held_back("a", 1)
+    pool.note_held_back("never read", 1)
+    assert pool.follow("a", 22, 25) == 2
+    assert pool.follow("a", 25, 30) is None
+    assert pool.follow("a", 40, 41) is None
+    assert pool.follow("a", 42, 42) == 2
+    for number in range(100):
+        pool.follow(number, 0, 0)
+    assert pool.follow("a", 43, 43) is None
+    assert len(pool._own().trails) <= 65
