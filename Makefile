@@ -10,7 +10,7 @@ WORKERS ?= 2
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-slow chaos check format bench clean
+.PHONY: help venv demo test test-slow chaos check format bench bench-check clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -50,8 +50,27 @@ format: $(STAMP) ## Let ruff mend what it can; write the file table of lazyvid/R
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(STAMP) ## CPU time per clip against torchcodec and decord2
-	$(BIN)/python scripts/bench/decode.py
+# Where the figures and the plots go, and what is encoded for them: `make bench VIDEO=a_real_video.mp4`.
+FIGURES ?= bench-output
+PLOTS ?= bench-output
+VIDEO ?=
+CONTENT = $(if $(VIDEO),--video $(VIDEO)) --folder bench-output/content
+# Each benchmark's own options; `make bench BENCHMARKS=decode` runs one.
+BENCHMARKS ?= decode workloads remote loader lerobot index catalog record
+decode_OPTIONS = $(CONTENT) --more
+workloads_OPTIONS = $(CONTENT)
+remote_OPTIONS = $(CONTENT)
+loader_OPTIONS = $(if $(VIDEO),--video $(VIDEO)) --workers 2 --workers 0
+lerobot_OPTIONS = $(CONTENT)
+
+bench: $(BENCHMARKS:%=bench-%) ## Every benchmark, every table and plot, from nothing (40 minutes)
+	$(BIN)/python scripts/bench/plots.py $(FIGURES) $(PLOTS)
+
+bench-%: $(STAMP)
+	$(BIN)/python scripts/bench/$*.py $($*_OPTIONS) --json $(FIGURES)/$*.json
+
+bench-check: bench-decode ## Decoding measured again: what got slower than the committed figures say?
+	$(BIN)/python scripts/bench/compare.py $(FIGURES)/decode.json docs/bench/decode.json
 
 clean: ## Remove the environment, the caches and what the demo wrote
 	rm -rf $(VENV) build dist *.egg-info demo-output bench-output outputs lightning_logs

@@ -1,4 +1,4 @@
-"""The benchmark runs, and refuses to time a contender that gives other frames."""
+"""Benchmarks run, refuse to time a contender that gives other frames, and say what got slower."""
 
 from __future__ import annotations
 
@@ -27,23 +27,32 @@ def _on_the_path(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     before = set(sys.modules)
     monkeypatch.syspath_prepend(str(FOLDER))
     yield
-    for name in (set(sys.modules) - before) & {"common", "content", "decode", "peers"}:
+    for name in (set(sys.modules) - before) & {path.stem for path in FOLDER.glob("*.py")}:
         del sys.modules[name]
+
+
+def _run(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(FOLDER / script), *arguments],
+        capture_output=True, text=True, timeout=240, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )  # fmt: skip
+
+
+def _needs_torchcodec() -> None:
+    try:
+        load_torchcodec()
+    except BackendUnavailableError as error:
+        pytest.skip(str(error))
 
 
 @pytest.mark.slow
 def test_it_compares_and_measures(tmp_path: Path) -> None:
     pytest.importorskip("decord")
-    try:
-        load_torchcodec()
-    except BackendUnavailableError as error:
-        pytest.skip(str(error))
+    pytest.importorskip("spdl.io")
+    _needs_torchcodec()
     out = tmp_path / "decode.json"
     arguments = ["--repeats", "1", "--share", "0.05", "--size", "160", "120", "--frames", "60", "--shape", "GOP 2, 16"]
-    done = subprocess.run(
-        [sys.executable, str(FOLDER / "decode.py"), *arguments, "--json", str(out), "--markdown"],
-        capture_output=True, text=True, timeout=240, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-    )  # fmt: skip
+    done = _run("decode.py", *arguments, "--json", str(out), "--markdown")
     assert done.returncode == 0, done.stderr
     heads, _, *lines = done.stdout.splitlines()
     assert heads.startswith("| clips | lazyvid ms (wall) | torchcodec ms (wall) | decord2 ms (wall) |")
@@ -55,7 +64,8 @@ def test_it_compares_and_measures(tmp_path: Path) -> None:
     results = json.loads(out.read_text())
     assert {"torch", "torchcodec", "av", "decord2", "python", "libavcodec"} <= set(results["versions"])
     for shape in results["shapes"]:
-        assert set(shape["passes"]) == {"lazyvid", "torchcodec", "decord2", "limit", "limit-converted"}
+        others = {"torchcodec", "torchcodec-approximate", "torchcodec-mappings", "decord2", "spdl", "pyav"}
+        assert set(shape["passes"]) == {"lazyvid", "limit", "limit-converted", *others}
         assert all(len(passes) == 1 and passes[0]["cpu"] > 0 for passes in shape["passes"].values())
         assert shape["differences"]["limit-converted"] == {"worst_mean": 0.0, "largest": 0}
 
@@ -114,3 +124,78 @@ def test_figures() -> None:
     assert common.geometric_mean([2.0, 8.0]) == pytest.approx(4.0)
     one, two = common.Timing(cpu=2.0, wall=9.0), common.Timing(cpu=1.0, wall=9.0)
     assert common.ratios([one, one], [two, one]).high == 2.0
+
+
+@pytest.mark.slow
+def test_torchcodecs_workloads_run(tmp_path: Path) -> None:
+    _needs_torchcodec()
+    out = tmp_path / "workloads.json"
+    small = ["--repeats", "1", "--size", "160", "120", "--frames", "120", "--encoding", "h264-gop30"]
+    done = _run("workloads.py", *small, "--json", str(out))
+    assert done.returncode == 0, done.stderr
+    results = json.loads(out.read_text())
+    assert {row["workload"][:2] for row in results["rows"]} == {f"W{n}" for n in range(1, 8)}
+    assert all(ratio > 0 for ratio in results["ratios"].values())
+
+
+@pytest.mark.slow
+def test_clips_from_a_bucket_are_compared_measured_and_counted(tmp_path: Path) -> None:
+    _needs_torchcodec()
+    out = tmp_path / "remote.json"
+    small = ["--repeats", "1", "--size", "160", "120", "--frames", "120", "--encoding", "h264-gop30"]
+    small += ["--videos", "2", "--clips", "4", "--delay-ms", "0", "--delay-ms", "20"]
+    done = _run("remote.py", *small, "--json", str(out))
+    assert done.returncode == 0, done.stderr
+    results = json.loads(out.read_text())
+    assert {(one["name"], one["delay_ms"]) for one in results["results"]} >= {("lazyvid", 20), ("PyAV over s3fs", 0)}
+    for one in results["results"]:
+        assert all(each["requests"] > 0 and each["bytes"] > 0 and each["clips"] == 4 for each in one["passes"])
+    reached = {target["what"]: target["found"] for target in results["targets"]}
+    assert reached["h264-gop30: bytes a clip / packets needed"] < 1.1
+    assert _run("plots.py", str(tmp_path), str(tmp_path)).returncode == 0
+    assert (tmp_path / "remote.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_indexing_is_counted(tmp_path: Path) -> None:
+    out = tmp_path / "index.json"
+    done = _run("index.py", "--files", "8", "--frames", "30", "--delay-ms", "1", "--json", str(out))
+    assert done.returncode == 0, done.stderr
+    runs = json.loads(out.read_text())["runs"]
+    assert [run["where"] for run in runs] == ["folder"] * 4 + ["s3"] * 4
+    assert all(run["files_per_s"] > 0 for run in runs)
+
+
+@pytest.mark.usefixtures("_on_the_path")
+def test_what_got_slower_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import compare
+    import typer
+
+    then, now = tmp_path / "then.json", tmp_path / "now.json"
+    then.write_text(json.dumps({"ratios": {"dense": 1.5, "sparse": 1.0, "gone": 2.0}}))
+    for sparse, code in ((0.95, 0), (0.9, 1)):
+        now.write_text(json.dumps({"ratios": {"dense": 1.6, "sparse": sparse}}))
+        with pytest.raises(typer.Exit) as ended:
+            compare.main(now, then, tolerance=0.08)
+        assert ended.value.exit_code == code
+    said = capsys.readouterr().out
+    assert "1 of 2 ratios fell by more than 8%" in said
+    assert "Not measured now: gone" in said
+    now.write_text("{}")
+    with pytest.raises(typer.BadParameter, match="no ratios"):
+        compare.main(now, then)
+
+
+@pytest.mark.usefixtures("_on_the_path")
+def test_plots_show_the_figures_in_the_files(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    import plots
+
+    passed = [{"seconds": 2.0, "clips": 4}, {"seconds": 1.0, "clips": 4}, {"seconds": 4.0, "clips": 4}]
+    remote = {"results": [{"encoding": "h264", "name": "lazyvid", "delay_ms": ms, "passes": passed} for ms in (0, 20)]}
+    (bars,) = plots.remote_bars(remote)
+    assert (bars.labels, dict(bars.heights)) == (["0 ms", "20 ms"], {"lazyvid": [2.0, 2.0]})
+    decode = {"ratios": {"a: pyav / lazyvid": 1.5}, "shapes": [{"shape": {"name": "a"}}, {"shape": {"name": "b"}}]}
+    (tmp_path / "decode.json").write_text(json.dumps(decode))
+    plots.main(tmp_path, tmp_path / "docs")
+    assert [path.name for path in (tmp_path / "docs").iterdir()] == ["decode.png"]

@@ -22,7 +22,7 @@ from typing import Any
 import av
 import torch
 
-PACKAGES = ("lazyvid", "torch", "torchcodec", "av", "decord2", "numpy")
+PACKAGES = ("lazyvid", "torch", "torchcodec", "av", "decord2", "spdl_io", "s3fs", "numpy")
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import random
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -26,21 +26,30 @@ from rich.table import Table
 
 from lazyvid import build_index
 
-OURS, THEIRS = "lazyvid", "torchcodec"
-DEFAULT_PEERS = ["lazyvid", "torchcodec", "decord2", "limit", "limit-converted"]
+OURS = "lazyvid"
+THEIRS = "torchcodec"
+"""Of its modes, the one that is best for a shape."""
+MODES = ("torchcodec", "torchcodec-approximate", "torchcodec-mappings")
+DEFAULT_PEERS = ["lazyvid", *MODES, "decord2", "spdl", "pyav", "limit", "limit-converted"]
 
 # Levels of 255 by which the mean of a frame may differ from ours; full size, then resized.
 ALLOWED: Mapping[str, tuple[float, float]] = {
     "torchcodec": (0.0, 2.0),  # it resizes RGB in a second pass
     "torchcodec-approximate": (0.0, 2.0),
+    "torchcodec-mappings": (0.0, 2.0),
+    "pyav": (0.0, 0.0),
+    "spdl": (0.0, 2.0),  # through a filter graph, which may resize with other flags
     "decord2": (2.0, 4.0),  # it converts through a filter graph of its own, and resizes with another filter
     "limit-converted": (0.0, 0.0),
 }
 
 
+Order = Literal["shuffled", "uniform", "in turn"]
+
+
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What one row of the table decodes: `clips` clips, shuffled, of `frames` frames `stride` apart."""
+    """What one row of the table decodes: `clips` clips of `frames` frames `stride` apart."""
 
     name: str
     encoding: str
@@ -48,13 +57,21 @@ class Shape:
     stride: int
     resize: Size | None
     clips: int
+    order: Order = "shuffled"
+    """"shuffled": anywhere; "uniform": each clip over the whole file; "in turn": each behind the one before."""
 
     def numbers(self, frame_count: int, *, share: float) -> list[list[int]]:
         """The frame numbers of each clip; the same in every run."""
-        span = (self.frames - 1) * self.stride + 1
+        clips = max(1, round(self.clips * share))
+        stride = (frame_count - clips) // (self.frames - 1) if self.order == "uniform" else self.stride
+        span = (self.frames - 1) * stride + 1
         rng = random.Random(0)
-        starts = [rng.randrange(frame_count - span + 1) for _ in range(max(1, round(self.clips * share)))]
-        return [list(range(start, start + span, self.stride)) for start in starts]
+        starts = {
+            "shuffled": [rng.randrange(frame_count - span + 1) for _ in range(clips)],
+            "uniform": list(range(clips)),
+            "in turn": [number * span for number in range(min(clips, frame_count // span))],
+        }
+        return [list(range(start, start + span, stride)) for start in starts[self.order]]
 
 
 _SMALL = (224, 224)
@@ -68,6 +85,14 @@ SHAPES = (
     Shape("AV1 GOP 2, 16 dense, full size", "av1-gop2", 16, 1, None, 24),
     Shape("AV1 GOP 2, 2 frames 0.5 s apart, to 224x224", "av1-gop2", 2, 15, _SMALL, 80),
 )
+MORE_SHAPES = (
+    Shape("H.264 GOP 30, 64 dense, to 224x224", "h264-gop30", 64, 1, _SMALL, 8),
+    Shape("H.264 GOP 30, 10 over the file, to 224x224", "h264-gop30", 10, 0, _SMALL, 8, "uniform"),
+    Shape("H.264 GOP 30, 16 dense, clip behind clip", "h264-gop30", 16, 1, None, 37, "in turn"),
+    Shape("H.264 GOP 250, 16 dense, clip behind clip", "h264-gop250", 16, 1, None, 37, "in turn"),
+    Shape("AV1 GOP 2, 16 dense, clip behind clip", "av1-gop2", 16, 1, None, 37, "in turn"),
+)
+"""Beside the eight of the targets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +122,14 @@ class Row:
         """Milliseconds of the clock a clip."""
         return Spread.of([1000 * timing.wall for timing in self.timings[name]]) / self.clips
 
+    def mode(self, name: str) -> str:
+        """For torchcodec, its best mode here; else the name itself."""
+        ran = [mode for mode in MODES if mode in self.timings]
+        return min(ran, key=lambda mode: self.cpu_ms(mode).median) if name == THEIRS and ran else name
+
     def ratio(self, slower: str, faster: str) -> Spread | None:
         """How many times the processor time of `faster` the other takes; None where one did not run."""
+        slower = self.mode(slower)
         if slower not in self.timings or faster not in self.timings:
             return None
         return ratios(self.timings[slower], self.timings[faster])
@@ -209,25 +240,31 @@ class _Pass:
 
 def table_cells(rows: Sequence[Row], peers: Sequence[str]) -> tuple[list[str], list[list[str]]]:
     """Heads and cells: processor milliseconds a clip, ratios to ours, and the share of the limit that we reach."""
-    rivals = [name for name in peers if name not in (OURS, "limit", "limit-converted")]
+    rivals = [name for name in peers if name not in (OURS, "limit", "limit-converted", *MODES[1:])]
     heads = ["clips", *(f"{name} ms (wall)" for name in (OURS, *rivals)), *(f"{name} / {OURS}" for name in rivals)]
     heads += [f"{THEIRS} / limit", "share of limit"]
     cells = []
     for row in rows:
         line = [row.shape.name, *(_milliseconds(row, name) for name in (OURS, *rivals))]
         line += [_range(row.ratio(name, OURS)) for name in rivals]
-        line += [_median(row.ratio(THEIRS, "limit")), _median(row.ratio("limit-converted", OURS))]
+        line += [_median(row.ratio(THEIRS, "limit")), _median(_of_the_limit(row))]
         cells.append(line)
     mean = ["geometric mean", *[""] * (1 + len(rivals))]
     mean += [_mean([row.ratio(name, OURS) for row in rows]) for name in rivals]
     mean += [
         _mean([row.ratio(THEIRS, "limit") for row in rows]),
-        _mean([row.ratio("limit-converted", OURS) for row in rows]),
+        _mean([_of_the_limit(row) for row in rows]),
     ]
     return heads, [*cells, mean]
 
 
+def _of_the_limit(row: Row) -> Spread | None:
+    """Clips in turn have no limit here: it starts each one anew."""
+    return None if row.shape.order == "in turn" else row.ratio("limit-converted", OURS)
+
+
 def _milliseconds(row: Row, name: str) -> str:
+    name = row.mode(name)
     return f"{row.cpu_ms(name).median:.1f} ({row.wall_ms(name).median:.1f})"
 
 
@@ -263,6 +300,15 @@ def print_markdown(rows: Sequence[Row], peers: Sequence[str]) -> None:
         print("| " + " | ".join(line) + " |")
 
 
+def _ratios(rows: Sequence[Row], peers: Sequence[str]) -> Iterator[tuple[str, float]]:
+    """What `compare.py` looks at: higher is better."""
+    for row in rows:
+        for name in (THEIRS, "decord2", "spdl", "pyav", "limit-converted"):
+            ratio = row.ratio(name, OURS) if name in peers else None
+            if ratio is not None:
+                yield f"{row.shape.name}: {name} / {OURS}", ratio.median
+
+
 def as_json(bench: Bench, rows: Sequence[Row]) -> dict[str, object]:
     """The run and its figures, every pass included."""
     content = bench.content
@@ -274,6 +320,7 @@ def as_json(bench: Bench, rows: Sequence[Row]) -> dict[str, object]:
         },
         "scan": bench.scan,
         "repeats": bench.repeats,
+        "ratios": dict(_ratios(rows, bench.peers)),
         "shapes": [
             {
                 "shape": row.shape,
@@ -281,6 +328,7 @@ def as_json(bench: Bench, rows: Sequence[Row]) -> dict[str, object]:
                 "differences": row.differences,
                 "cpu_ms_per_clip": {name: row.cpu_ms(name) for name in bench.peers},
                 "wall_ms_per_clip": {name: row.wall_ms(name) for name in bench.peers},
+                "best_torchcodec": row.mode(THEIRS),
                 "cpu_times_ours": {name: row.ratio(name, OURS) for name in bench.peers if name != OURS},
                 "passes": row.timings,
             }
@@ -296,6 +344,7 @@ def main(
     share: Annotated[float, typer.Option(help="Share of the clips, for a quick look.")] = 1.0,
     shape: Annotated[list[str] | None, typer.Option(help="Only shapes whose name holds this; may be repeated.")] = None,
     peer: Annotated[list[str] | None, typer.Option(help="Contenders; may be repeated.")] = None,
+    more: Annotated[bool, typer.Option("--more", help="Further shapes, too.")] = False,
     size: Annotated[tuple[int, int], typer.Option(help="Width and height of the videos.")] = (640, 360),
     frames: Annotated[int, typer.Option(help="Frames of each video.")] = 600,
     scan: Annotated[Literal["header", "full"], typer.Option(help="How the sidecar is made.")] = "header",
@@ -306,7 +355,11 @@ def main(
     """Measure the processor time of decoding shuffled clips."""
     console = Console(stderr=markdown)
     console.width = console.width if console.is_terminal else 160
-    shapes = [one for one in SHAPES if not shape or any(part in one.name for part in shape)]
+    shapes = [
+        one
+        for one in (SHAPES + MORE_SHAPES if more else SHAPES)
+        if not shape or any(part in one.name for part in shape)
+    ]
     names = installed(peer or DEFAULT_PEERS)
     for missing in set(peer or DEFAULT_PEERS) - set(names):
         console.print(f"{missing} is not installed (pip install lazyvid[bench]): left out")

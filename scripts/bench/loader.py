@@ -5,7 +5,7 @@ Both replay one recorded list of clips in the same batches; a share of the frame
 
     python scripts/bench/loader.py                        # 2 workers, 8 clips of 16 frames at 224x224 a batch
     python scripts/bench/loader.py --workers 1 --workers 2 --context fork --store s3 --delay-ms 20
-    python scripts/bench/loader.py --plot docs/loader.png --json docs/bench/loader.json
+    python scripts/bench/loader.py --json docs/bench/loader.json
 """
 
 from __future__ import annotations
@@ -158,36 +158,19 @@ def table_rows(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
     for result in results:
         line = [result.setting.name, result.contender]
         line += [text.format(result.of(name).median) for _, name, text in _COLUMNS]
-        theirs = [r for r in results if r.setting == result.setting and r.contender == THEIRS]
-        ratio = ""
-        if result.contender == OURS and theirs:
-            pairs = zip(result.passes, theirs[0].passes, strict=True)
-            spread = Spread.of([one.clips_per_s / other.clips_per_s for one, other in pairs])
-            ratio = f"{spread.median:.2f} ({spread.low:.2f} to {spread.high:.2f})"
-        cells.append([*line, ratio])
+        spread = times_theirs(results).get(result.setting.name) if result.contender == OURS else None
+        cells.append([*line, "" if spread is None else f"{spread.median:.2f} ({spread.low:.2f} to {spread.high:.2f})"])
     return heads, cells
 
 
-def plot(results: Sequence[Result], path: Path) -> None:
-    """Bars of frames a second, by setting and contender."""
-    import matplotlib.pyplot as plt  # only where a plot is asked for
-
-    settings = list(dict.fromkeys(r.setting for r in results))
-    names = list(dict.fromkeys(r.contender for r in results))
-    figure, axes = plt.subplots(figsize=(8, 0.7 * len(settings) + 1.5), layout="constrained")
-    height = 0.8 / len(names)
-    for place, name in enumerate(names):
-        found = {result.setting: result for result in results if result.contender == name}
-        spreads = [found[setting].of("frames_per_s") for setting in settings]
-        middles = [s.median for s in spreads]
-        errors = [[s.median - s.low for s in spreads], [s.high - s.median for s in spreads]]
-        axes.barh([i + place * height for i in range(len(settings))], middles, height, xerr=errors, label=name)
-    axes.set_yticks([i + height * (len(names) - 1) / 2 for i in range(len(settings))], [s.name for s in settings])
-    axes.invert_yaxis()
-    axes.set_xlabel("frames a second")
-    axes.legend()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
+def times_theirs(results: Sequence[Result]) -> dict[str, Spread]:
+    """How many times the clips a second of theirs ours gives, by the name of the setting, pass by pass."""
+    passes = {(result.setting.name, result.contender): result.passes for result in results}
+    return {
+        name: Spread.of([one.clips_per_s / other.clips_per_s for one, other in zip(ours, theirs, strict=True)])
+        for (name, contender), ours in passes.items()
+        if contender == OURS and (theirs := passes.get((name, THEIRS)))
+    }
 
 
 def main(
@@ -207,7 +190,6 @@ def main(
     encoding: Annotated[str, typer.Option(help="As scripts/bench/content.py names them.")] = "h264-gop30",
     repeats: Annotated[int, typer.Option(help="Passes that count, of each contender.")] = 5,
     json: Annotated[Path | None, typer.Option(help="Write all figures to this file.")] = None,
-    plot_to: Annotated[Path | None, typer.Option("--plot", help="Draw them into this PNG.")] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the table for the README.")] = False,
     one: Annotated[bool, typer.Option("--one", hidden=True)] = False,
 ) -> None:
@@ -243,10 +225,9 @@ def main(
     if markdown:
         for line in (heads, ["---"] * len(heads), *cells):
             print("| " + " | ".join(line) + " |")
-    if plot_to is not None:
-        plot(results, plot_to)
     if json is not None:
-        write_json(json, {"delay_ms": delay_ms, "clips": clips, "length": length, "results": results})
+        faster = {f"{name}: clips/s / {THEIRS}": spread.median for name, spread in times_theirs(results).items()}
+        write_json(json, {"delay_ms": delay_ms, "clips": clips, "length": length, "ratios": faster, "results": results})
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ Every decoder is opened once a file and used again, which is the best case of th
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -19,7 +20,7 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation
 from torch import Tensor
 
-from lazyvid import LazyVideo, build_index
+from lazyvid import FrameIndex, LazyVideo, build_index
 from lazyvid.decoding.plan import DecodeOrder, plan_runs
 from lazyvid.decoding.scaling import Scaler, Scaling
 
@@ -57,7 +58,7 @@ class TorchCodec:
 
     seek_mode: Literal["exact", "approximate"] = "exact"
 
-    def __init__(self, path: Path, resize: Size | None) -> None:
+    def __init__(self, path: Path, resize: Size | None, *, custom_frame_mappings: str | None = None) -> None:
         decoders: Any = import_module("torchcodec.decoders")
         transforms: Any = import_module("torchcodec.transforms")
         self._decoder = decoders.VideoDecoder(
@@ -66,6 +67,7 @@ class TorchCodec:
             num_ffmpeg_threads=1,
             seek_mode=self.seek_mode,
             transforms=[transforms.Resize(resize)] if resize else None,
+            custom_frame_mappings=custom_frame_mappings,
         )
 
     def clip(self, numbers: Sequence[int]) -> Tensor:
@@ -80,6 +82,40 @@ class TorchCodecApproximate(TorchCodec):
     seek_mode = "approximate"
 
 
+class TorchCodecMappings(TorchCodec):
+    """torchcodec that is given the frames' times and key frames, and neither scans nor guesses."""
+
+    def __init__(self, path: Path, resize: Size | None) -> None:
+        super().__init__(path, resize, custom_frame_mappings=frame_mappings(build_index(path)))
+
+
+class PyAv:
+    """PyAV as people write it: seek to the first frame, decode until the last one, convert those that are wanted."""
+
+    def __init__(self, path: Path, resize: Size | None) -> None:
+        self._container = av.open(str(path))
+        self._stream = self._container.streams.video[0]
+        self._stream.codec_context.thread_count, self._stream.codec_context.thread_type = 1, "NONE"
+        size: tuple[int | None, int | None] = resize or (None, None)
+        self._height, self._width = size
+
+    def clip(self, numbers: Sequence[int]) -> Tensor:
+        """The frames, as this decoder makes them."""
+        rate, time_base = self._stream.average_rate, self._stream.time_base
+        if rate is None or time_base is None:
+            raise TypeError("Expected a stream that states its rate.")
+        self._container.seek(int(min(numbers) / rate / time_base), stream=self._stream)
+        found: dict[int, np.ndarray] = {}
+        wanted, last = set(numbers), max(numbers)
+        for frame in self._container.decode(self._stream):
+            number = round((frame.pts or 0) * time_base * rate)
+            if number in wanted:
+                found[number] = frame.to_ndarray(format="rgb24", height=self._height, width=self._width)
+            if number >= last:
+                break
+        return torch.from_numpy(np.stack([found[number] for number in numbers]))
+
+
 class Decord:
     """decord2 with one thread; its own background thread cannot be turned off."""
 
@@ -91,6 +127,25 @@ class Decord:
     def clip(self, numbers: Sequence[int]) -> Tensor:
         """The frames, as this decoder makes them."""
         return torch.from_numpy(self._reader.get_batch(list(numbers)).asnumpy())
+
+
+class Spdl:
+    """SPDL with one thread: packets of the whole file kept in memory, those of the groups that are needed decoded."""
+
+    def __init__(self, path: Path, resize: Size | None) -> None:
+        self._io: Any = import_module("spdl.io")
+        height, width = resize or (None, None)
+        self._filter = self._io.get_video_filter_desc(
+            scale_width=width, scale_height=height, scale_algo="bilinear", scale_mode=None, pix_fmt="rgb24"
+        )
+        self._packets = self._io.demux_video(str(path))
+
+    def clip(self, numbers: Sequence[int]) -> Tensor:
+        """The frames, as this decoder makes them."""
+        # The packets given are used up; a clone of them shares their bytes.
+        frames = self._io.sample_decode_video(self._packets.clone(), list(numbers), filter_desc=self._filter)
+        converted: Tensor = self._io.to_torch(self._io.convert_frames(frames))
+        return converted
 
 
 class Limit:
@@ -174,6 +229,13 @@ class LimitConverted(Limit):
         self._scaler.write(picture, self._rows(len(numbers))[numbers.index(picture.pts)].numpy())
 
 
+def frame_mappings(index: FrameIndex) -> str:
+    """What torchcodec takes as custom frame mappings, as `ffprobe -show_frames` would print it."""
+    packets = index.packets
+    columns = zip(packets.pts.tolist(), packets.duration.tolist(), packets.key.tolist(), strict=True)
+    return json.dumps({"frames": [{"pts": p, "duration": d, "key_frame": int(k)} for p, d, k in columns]})
+
+
 def _packets(path: Path, order: DecodeOrder) -> list[Packet[Any]]:
     """All packets of a file, each with its row as its pts."""
     data = path.read_bytes()
@@ -202,12 +264,21 @@ PEERS: Mapping[str, type[Peer]] = MappingProxyType(
         "lazyvid": LazyVid,
         "torchcodec": TorchCodec,
         "torchcodec-approximate": TorchCodecApproximate,
+        "torchcodec-mappings": TorchCodecMappings,
+        "pyav": PyAv,
         "decord2": Decord,
+        "spdl": Spdl,
         "limit": Limit,
         "limit-converted": LimitConverted,
     }
 )
-_MODULES = {"torchcodec": "torchcodec", "torchcodec-approximate": "torchcodec", "decord2": "decord"}
+_MODULES = {
+    "torchcodec": "torchcodec",
+    "torchcodec-approximate": "torchcodec",
+    "torchcodec-mappings": "torchcodec",
+    "decord2": "decord",
+    "spdl": "spdl.io",
+}
 
 
 def installed(names: Sequence[str]) -> list[str]:
