@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,10 @@ hypothesis.settings.register_profile("lazyvid", deadline=None, suppress_health_c
 # In CI the same examples each time, so that a change is judged by what it changes; elsewhere hypothesis looks on.
 hypothesis.settings.register_profile("ci", hypothesis.settings.get_profile("lazyvid"), derandomize=True)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "lazyvid")
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # As a shell starts what it runs in the background: programs under test would inherit it and not hear a Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _SHARED_VIDEOS = Path(__file__).resolve().parents[2] / "shared" / "data" / "videos"
 
