@@ -80,7 +80,7 @@ def trainer_of(*, epochs: int, callbacks: list[Callback] | None = None, **option
         max_epochs=epochs,
         callbacks=callbacks,
         logger=False,
-        enable_checkpointing=callbacks is not None,
+        enable_checkpointing=any(isinstance(callback, ModelCheckpoint) for callback in callbacks or ()),
         enable_progress_bar=False,
         enable_model_summary=False,
         **options,
