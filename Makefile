@@ -69,8 +69,8 @@ bench: $(BENCHMARKS:%=bench-%) ## Every benchmark, every table and plot, from no
 bench-%: $(STAMP)
 	$(BIN)/python scripts/bench/$*.py $($*_OPTIONS) --json $(FIGURES)/$*.json
 
-bench-check: bench-decode ## Decoding measured again: what got slower than the committed figures say?
-	$(BIN)/python scripts/bench/compare.py $(FIGURES)/decode.json docs/bench/decode.json
+bench-check: bench-decode ## Decoding measured again: what got slower than in BASELINE=an_older_decode.json?
+	$(BIN)/python scripts/bench/compare.py $(FIGURES)/decode.json $(BASELINE)
 
 clean: ## Remove the environment, the caches and what the demo wrote
 	rm -rf $(VENV) build dist *.egg-info demo-output bench-output outputs lightning_logs

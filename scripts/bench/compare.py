@@ -1,7 +1,7 @@
-"""Did something get slower? A new result of a benchmark against a committed one, by ratios: they travel, times do not.
+"""Did something get slower? A new result of a benchmark against an older one, by ratios: they travel, times do not.
 
     python scripts/bench/decode.py --json bench-output/decode.json
-    python scripts/bench/compare.py bench-output/decode.json docs/bench/decode.json
+    python scripts/bench/compare.py bench-output/decode.json before/decode.json
 
 Ends with 1 when a ratio is worse than before by more than the tolerance.
 """

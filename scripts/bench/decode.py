@@ -372,11 +372,11 @@ def main(
         for one in shapes:
             console.print(f"{one.name} ...")
             rows.append(bench.run(one, videos[one.encoding], truth[one.encoding]))
+            if json is not None:  # after each shape: a run that is ended early leaves what it has measured
+                write_json(json, as_json(bench, rows))
     print_table(console, rows, names)
     if markdown:
         print_markdown(rows, names)
-    if json is not None:
-        write_json(json, as_json(bench, rows))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ Both replay one recorded list of clips in the same batches; a share of the frame
 
     python scripts/bench/loader.py                        # 2 workers, 8 clips of 16 frames at 224x224 a batch
     python scripts/bench/loader.py --workers 1 --workers 2 --context fork --store s3 --delay-ms 20
-    python scripts/bench/loader.py --json docs/bench/loader.json
+    python scripts/bench/loader.py --json bench-output/loader.json
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Draws the figures in the benchmarks' JSON files: decoding, a bucket far away, loaders.
 
-python scripts/bench/plots.py docs/bench docs
+python scripts/bench/plots.py bench-output bench-output
 """
 
 from __future__ import annotations

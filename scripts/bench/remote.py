@@ -3,7 +3,7 @@
 The S3 server is a real one on this machine; a proxy before it delays each request and counts requests and bytes. Every
 contender runs in a process of its own, one after the other; clips are compared before anything is timed.
 
-    python scripts/bench/remote.py --video a_real_video.mp4 --json docs/bench/remote.json
+    python scripts/bench/remote.py --video a_real_video.mp4 --json bench-output/remote.json
 """
 
 from __future__ import annotations

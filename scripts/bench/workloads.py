@@ -4,7 +4,7 @@ W1 10 frames evenly over the file, W2 10 random ones, W3 the first 1, 10 and 100
 would (10 frames each, to 256x256), W5 the first frame, W6 torchcodec's clip samplers (over a decoder that is kept), W7
 frames resized to a half, a quarter and an eighth. Described in torchcodec's folder `benchmarks/`.
 
-    python scripts/bench/workloads.py --video a_real_video.mp4 --json docs/bench/workloads.json
+    python scripts/bench/workloads.py --video a_real_video.mp4 --json bench-output/workloads.json
 """
 
 from __future__ import annotations
