@@ -264,8 +264,9 @@ class VideoDataModule(pl.LightningDataModule):
 class ReadStatsCallback(pl.Callback):
     """Logs what an epoch cost: the counters of `lazyvid.read_stats`, as `lazyvid/requests`, `lazyvid/retries`, ...
 
-    They count this rank's process and its workers, which may be at work for the next epoch already; they are not summed
-    over ranks.
+    They count this rank's process and all that it started: its workers, which may be at work for the next epoch
+    already, and, on the rank whose script Lightning runs again for the others ("ddp"), those ranks of its machine too.
+    Nothing else is summed over ranks.
     """
 
     def __init__(self) -> None:

@@ -9,10 +9,12 @@ import contextlib
 import ctypes
 import logging
 import multiprocessing
+import multiprocessing.util
 import os
 import pickle
 import shutil
 import signal
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -26,6 +28,7 @@ from torch.utils.data import DataLoader
 
 from lazyvid.errors import LoaderTimeoutError, WorkerDiedError, WorkerStartError
 from lazyvid.training.checks import check_picklable
+from lazyvid.training.deaths import hold_news
 from lazyvid.training.orders import BatchOrder
 from lazyvid.training.sizes import batch_nbytes
 from lazyvid.training.stream import ClipStream
@@ -36,6 +39,9 @@ _log = logging.getLogger(__name__)
 _PRELOADED = ("torch", "lazyvid.training", "lazyvid.training.worker")
 """What the forkserver imports once, for all workers that it forks."""
 _SHARED_MEMORY = "/dev/shm"
+_SOCKET_NAME_BYTES = 107 if sys.platform == "linux" else 103
+_SOCKET_NAME = "/listener-12345678"
+"""What multiprocessing calls the sockets by which workers hand over memory, in its temporary folder."""
 _JOIN_S = 5.0
 _DYING_S = 1.0
 _GUARD = (
@@ -76,12 +82,18 @@ class WorkerProcesses:
         self._processes: list[BaseProcess] = []
         self._pid = os.getpid()
         self._warned = False
+        self.waits = False
+        """Whether a batch is being waited for."""
+
+    def employs(self, pid: int) -> bool:
+        """Whether a process is one of the workers."""
+        return any(process.pid == pid for process in self._processes)
 
     def read(self, orders: Iterable[BatchOrder]) -> Iterator[Any]:
         """The batches, in the order of their orders.
 
         Raises:
-            WorkerStartError: if workers cannot be started.
+            WorkerStartError: if workers cannot be started, or could hand nothing over.
             WorkerDiedError: if a worker ended without being told to.
             LoaderTimeoutError: if a batch took longer than `timeout_s`.
             Exception: what a worker raised while it read.
@@ -133,8 +145,11 @@ class WorkerProcesses:
         batches = self._batches
         if batches is None:
             raise WorkerDiedError("Expected workers to read from, but the loader was closed during this pass.")
+        if dead := self._failed():
+            raise WorkerDiedError(_obituary(dead, number))
         limit = _Limit(self._options.timeout_s, self._processes)
         try:
+            self.waits = True
             with limit:
                 return next(batches)
         except StopIteration:
@@ -149,6 +164,12 @@ class WorkerProcesses:
             if dead := self._dead(error):
                 raise WorkerDiedError(_obituary(dead, number)) from error
             raise
+        finally:
+            self.waits = False
+
+    def _failed(self) -> list[BaseProcess]:
+        """The workers that died while nobody waited for them."""
+        return [process for process in self._processes if process.exitcode not in (None, 0)]
 
     def _dead(self, error: Exception) -> list[BaseProcess]:
         """The workers that have died, where `error` may be the first sign of it."""
@@ -156,7 +177,10 @@ class WorkerProcesses:
         with contextlib.suppress(RuntimeError):
             # A worker that died while it sent a batch shows as a broken connection before it shows as dead.
             if isinstance(error, (OSError, EOFError)):
-                wait([process.sentinel for process in self._processes], _DYING_S)
+                ended = wait([process.sentinel for process in self._processes], _DYING_S)
+                for process in self._processes:
+                    if process.sentinel in ended:
+                        process.join(_DYING_S)  # its pipes close a moment before it counts as dead
         for _ in self._processes:
             with contextlib.suppress(RuntimeError):
                 return [process for process in self._processes if not process.is_alive()]
@@ -169,7 +193,11 @@ class WorkerProcesses:
             self.close()
         if getattr(multiprocessing.current_process(), "_inheriting", False):
             raise WorkerStartError(f"Expected a loader to be read by a program, not while it is imported. {_GUARD}")
+        if self._failed():  # between two epochs: new ones start
+            _log.warning("Workers died between two passes: %s", _obituary(self._failed(), 0))
+            self.close()
         if self._loader is None:
+            _check_socket_names(multiprocessing.util.get_temp_dir())
             self._loader = self._made()
         if not self._options.persistent:
             self._processes = []
@@ -185,6 +213,7 @@ class WorkerProcesses:
             self.close()
             raise
         self._processes += [p for p in multiprocessing.active_children() if p not in others]
+        hold_news(self)
 
     def _made(self) -> DataLoader[Any]:
         options = self._options
@@ -258,6 +287,16 @@ class _Limit:
         for process in self.processes:
             with contextlib.suppress(ValueError, OSError):  # closed or gone already
                 process.kill()
+
+
+def _check_socket_names(folder: str) -> None:
+    """Where names are too long for sockets, a worker's first batch would never come: its feeding thread dies of it."""
+    size = len(os.fsencode(folder + _SOCKET_NAME))
+    if size > _SOCKET_NAME_BYTES:
+        raise WorkerStartError(
+            f"Expected a temporary folder whose sockets have names of {_SOCKET_NAME_BYTES} bytes at most, got {size} "
+            f"in {folder!r}. Set TMPDIR to a shorter path before Python starts, or use num_threads=..."
+        )
 
 
 def _unchanged(batch: Any) -> Any:

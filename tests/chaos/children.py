@@ -7,6 +7,7 @@ A case ends in one of three ways: it is *right* (what it gave equals the referen
 from __future__ import annotations
 
 import multiprocessing
+import os
 import resource
 import signal
 import time
@@ -18,6 +19,7 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import Any, Literal, Self
+from unittest.mock import patch
 
 from lazyvid.errors import LazyVidError
 
@@ -112,7 +114,9 @@ class Child:
             self._process = context.Process(
                 target=_serve, args=(theirs, self._memory_mb, self._warm), name=NAME, daemon=True
             )
-            self._process.start()
+            # Each thread may take 64 MB of address space for its allocations alone, used or not.
+            with patch.dict(os.environ, MALLOC_ARENA_MAX="2"):
+                self._process.start()
             theirs.close()
             assert self._connection.poll(_START_S), "the child does not start"
             self._connection.recv()

@@ -176,8 +176,6 @@ def trainer(tmp_path: Path, videos: Path, own_folders: Path) -> Iterator[Any]:
         script = tmp_path / "train.py"
         script.write_text(TRAINER.format(here=str(Path(__file__).parent), videos=str(videos), way=way))
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        # Workers hand memory over by sockets in the temporary folder, whose names may have 107 bytes in all.
-        environment.pop("TMPDIR", None)
         with (tmp_path / "said").open("w") as said, (tmp_path / "errors").open("w") as errors:
             process = subprocess.Popen(
                 [sys.executable, str(script)], stdout=said, stderr=errors, text=True, env=environment

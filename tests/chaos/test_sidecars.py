@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import multiprocessing
 import os
@@ -147,7 +148,8 @@ def _index_until(clip: str, at: int, place: str) -> None:
         if seen != at:
             return call(*arguments, **options)
         if place == "after":
-            call(*arguments, **options)
+            with contextlib.suppress(OSError):  # a folder that is there, say
+                call(*arguments, **options)
         elif place == "torn" and call.__name__ in ("write", "pwrite"):
             call(arguments[0], bytes(arguments[1])[: len(arguments[1]) // 2], *arguments[2:])
         os.kill(os.getpid(), signal.SIGKILL)
@@ -167,11 +169,15 @@ def kill_the_indexer(good: str, place: str, at: int, how: str, *, fresh: bool) -
         shutil.rmtree(f"{clip}.lance")
     pid = os.fork()
     if not pid:
+        code = 1
         try:
             _index_until(str(clip), at, how)
+            code = 0
         finally:
-            os._exit(0)
+            os._exit(code)
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    if code not in (0, -signal.SIGKILL):
+        raise WrongError(f"the writer failed by itself: {code}")
     try:
         video = LazyVideo(clip, on_missing_index="raise")
         damaged.read_in_pieces(video, frames)

@@ -342,6 +342,36 @@ def test_an_error_of_the_dataset_keeps_its_type(way: str) -> None:
     loader.close()
 
 
+@pytest.mark.parametrize("way", ["fork", "forkserver"])
+def test_a_worker_that_dies_while_nobody_waits_is_named_at_the_next_batch(way: str) -> None:
+    """torch's own news of it would break into whatever the trainer is doing."""
+    loader = ClipLoader(Numbers(24), batch_size=2, **WAYS[way])
+    batches = iter(loader)
+    next(batches)
+    victims = multiprocessing.active_children()
+    os.kill(victims[0].pid or 0, signal.SIGKILL)
+    victims[0].join(60)
+    for _ in range(1000):
+        pass  # a step of the trainer
+    with pytest.raises(WorkerDiedError, match="SIGKILL" if way == "fork" else "died"):
+        list(batches)
+    del batches
+    assert len(list(loader)) == 12, "the next pass has new workers"
+    for process in multiprocessing.active_children():
+        process.kill()
+        process.join(60)
+    assert len(list(loader)) == 12, "so has one after workers died between two passes"
+    loader.close()
+
+
+def test_a_temporary_folder_too_deep_for_sockets_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    deep = tmp_path / ("x" * 90)
+    monkeypatch.setattr("multiprocessing.util.get_temp_dir", lambda: str(deep))
+    loader = ClipLoader(Numbers(4), batch_size=2, **WAYS[FAST])
+    with pytest.raises(WorkerStartError, match="TMPDIR"):
+        list(loader)
+
+
 @pytest.mark.parametrize(
     ("way", "bad"), [("fork", "SIGKILL"), ("forkserver", "SIGKILL"), ("fork", "SIGSEGV"), ("fork", "exit")]
 )
