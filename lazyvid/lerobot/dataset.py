@@ -27,6 +27,8 @@ from lazyvid.storage import ObjectStore, SegmentCache, display_uri
 from lazyvid.training.checks import check_before_sending
 from lazyvid.training.extents import Extents
 from lazyvid.training.prefetched import Prefetched
+from lazyvid.training.samplers import ClipSampler, RandomClipSampler, SequentialClipSampler
+from lazyvid.training.stream import ClipStream
 
 IntArray = npt.NDArray[np.int64]
 
@@ -277,6 +279,31 @@ class LeRobotDataset(Dataset[Item]):
         """
         windows = [self._checked(item) for item in items]
         return self._reader.begin(windows, self._episodes)
+
+    def stream(
+        self,
+        *,
+        batch_size: int | None = None,
+        shuffle: bool = True,
+        seed: int = 0,
+        sampler: ClipSampler | None = None,
+        **options: Any,
+    ) -> ClipStream:
+        """Items as an iterable dataset, dealt to ranks and workers, the bytes of what follows on their way.
+
+        Args:
+            batch_size: Items of a batch, on each rank; None gives single items.
+            shuffle: All frames of an epoch in one random order, drawn anew for each; else in the order of the dataset.
+            seed: The order is a pure function of it and the epoch.
+            sampler: What is drawn, instead: a `BlockShuffleSampler` keeps neighbours in bytes together.
+            **options: Further ones of `lazyvid.training.ClipStream`: `drop_last`, `epochs`, `ahead`, `uneven`, ...
+
+        Raises:
+            ValueError: if an argument has a wrong value.
+        """
+        if sampler is None:
+            sampler = RandomClipSampler(self, seed=seed) if shuffle else SequentialClipSampler(self, seed=seed)
+        return ClipStream.over(self, sampler, batch_size=batch_size, **options)
 
     def _checked(self, item: SupportsIndex | Window) -> Window:
         if not isinstance(item, Window):

@@ -9,14 +9,14 @@ import contextlib
 import itertools
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from torch.utils.data import IterableDataset, get_worker_info
 
 from lazyvid.arguments import check_word
 from lazyvid.frames import ClipSpec, Window
 from lazyvid.training.checks import check_before_sending
-from lazyvid.training.clip_dataset import ClipDataset, PendingBatch, Transform
+from lazyvid.training.clip_dataset import ClipDataset, Transform
 from lazyvid.training.collate import collate_clips
 from lazyvid.training.samplers import (
     BlockShuffleSampler,
@@ -29,6 +29,23 @@ from lazyvid.training.sources import VideosLike
 from lazyvid.training.stream_plan import SharedPlace, StreamPlan, StreamRun
 
 _BATCHES_AHEAD, _CLIPS_AHEAD = 2, 8
+
+
+class PendingSamples(Protocol):
+    """Samples that are on their way."""
+
+    def result(self) -> list[Any]:
+        """The samples, once they are there."""
+
+    def cancel(self) -> None:
+        """Give up what has not been read."""
+
+
+class StreamedDataset(Protocol):
+    """What a stream reads from."""
+
+    def begin(self, items: Sequence[Any]) -> PendingSamples:
+        """Start to fetch the samples of some windows."""
 
 
 class ClipStream(IterableDataset[Any]):
@@ -108,11 +125,61 @@ class ClipStream(IterableDataset[Any]):
         if sampler is None:
             sampler = _sampler_of(dataset, shuffle=shuffle, seed=seed)
         dealt = DistributedClipSampler(sampler, num_replicas=num_replicas, rank=rank, uneven=uneven)
-        self.dataset = dataset.replacing_from(sampler)
+        self._set(dataset.replacing_from(sampler), dealt, batch_size, drop_last, epochs is None, ahead, collate_fn)
+
+    @classmethod
+    def over(
+        cls,
+        dataset: StreamedDataset,
+        sampler: ClipSampler,
+        *,
+        batch_size: int | None = None,
+        drop_last: bool = False,
+        epochs: Literal[1] | None = 1,
+        num_replicas: int | None = None,
+        rank: int | None = None,
+        uneven: Literal["drop", "pad"] = "drop",
+        ahead: int | None = None,
+        collate_fn: Callable[[Sequence[Any]], Any] = collate_clips,
+    ) -> ClipStream:
+        """A stream over a dataset that is there already, such as a LeRobot dataset.
+
+        Args:
+            dataset: What is read; its `begin` starts to fetch a batch.
+            sampler: What is drawn from it.
+            batch_size: As for `ClipStream`, like all others.
+            drop_last: Leave out an epoch's last batch where it is smaller.
+            epochs: 1, or None for a stream without end.
+            num_replicas: Ranks.
+            rank: This one.
+            uneven: When windows do not go round evenly.
+            ahead: Batches whose bytes are fetched before they are asked for.
+            collate_fn: Makes a batch of samples.
+
+        Raises:
+            ValueError: if an argument has a wrong value.
+        """
+        _check_arguments(batch_size=batch_size, ahead=ahead, epochs=epochs, uneven=uneven, sampler=sampler)
+        stream = cls.__new__(cls)
+        dealt = DistributedClipSampler(sampler, num_replicas=num_replicas, rank=rank, uneven=uneven)
+        stream._set(dataset, dealt, batch_size, drop_last, epochs is None, ahead, collate_fn)
+        return stream
+
+    def _set(
+        self,
+        dataset: StreamedDataset,
+        dealt: DistributedClipSampler,
+        batch_size: int | None,
+        drop_last: bool,  # noqa: FBT001 - as in the constructors
+        endless: bool,  # noqa: FBT001
+        ahead: int | None,
+        collate_fn: Callable[[Sequence[Any]], Any],
+    ) -> None:
+        self.dataset: Any = dataset
         self.batch_size = batch_size
         self._collate = collate_fn
         self._ahead = (_CLIPS_AHEAD if batch_size is None else _BATCHES_AHEAD) if ahead is None else ahead
-        self._plan = StreamPlan(dealt, batch_size or 1, drop_last, endless=epochs is None)
+        self._plan = StreamPlan(dealt, batch_size or 1, drop_last, endless=endless)
         begin = dealt.state_at(0)
         self._place = SharedPlace.at(begin["epoch"], begin["position"])
         self._seen: int | None = None  # which setting of the place was used already in this process
@@ -220,7 +287,7 @@ class ClipStream(IterableDataset[Any]):
         return self._run if self._run is not None and times == self._seen else self._plan.at(epoch, position)
 
     def __getstate__(self) -> dict[str, Any]:
-        check_before_sending(transform=self.dataset.transform, collate_fn=self._collate)
+        check_before_sending(transform=getattr(self.dataset, "transform", None), collate_fn=self._collate)
         # A new process knows of no process group: the ranks that are settled now travel along.
         return {**self.__dict__, "_plan": self._plan.settled(), "_run": None}
 
@@ -230,10 +297,10 @@ class ClipStream(IterableDataset[Any]):
 
 
 def _read_ahead(
-    begin: Callable[[list[Window]], PendingBatch], groups: Iterable[list[Window]], ahead: int
+    begin: Callable[[list[Window]], PendingSamples], groups: Iterable[list[Window]], ahead: int
 ) -> Generator[list[Any], None, None]:
     """The samples of each group; `ahead` groups more have been begun when one is given out."""
-    pending: deque[PendingBatch] = deque()
+    pending: deque[PendingSamples] = deque()
     try:
         for group in groups:
             pending.append(begin(group))

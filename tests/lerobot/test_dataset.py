@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import os
 import pickle
@@ -280,6 +281,49 @@ def test_a_windows_seed_makes_a_random_transform_the_same(v3: Path) -> None:
     assert not torch.equal(one, other)
 
 
+def streamed(loader: Any) -> list[int]:
+    return [index for batch in loader for index in batch["index"].tolist()]
+
+
+def test_a_stream_gives_every_frame_once_in_one_order(v3: Path, plan: Plan) -> None:
+    dataset = LeRobotDataset(v3, delta_timestamps={FRONT: [-1 / 30, 0]}, return_uint8=True)
+    stream = dataset.stream(batch_size=8, seed=5)
+    order = streamed(stream)
+    assert sorted(order) == list(range(plan.total))
+    assert order != sorted(order)
+    again = dataset.stream(batch_size=8, seed=5)
+    assert streamed(DataLoader(again, batch_size=None, num_workers=2, multiprocessing_context="fork")) == order
+    assert streamed(dataset.stream(batch_size=8, shuffle=False)) == list(range(plan.total))
+    for batch in dataset.stream(batch_size=8, seed=5):
+        for place in range(len(batch["index"])):
+            episode, frame = int(batch["episode_index"][place]), int(batch["frame_index"][place])
+            shown = [read_frame_number(picture) for picture in batch[FRONT][place]]
+            assert shown == [plan.number(FRONT, episode, max(frame - 1, 0)), plan.number(FRONT, episode, frame)]
+    halfway = iter(again)
+    next(halfway)
+    other = dataset.stream(batch_size=8, seed=5)
+    other.load_state_dict(again.state_dict())
+    assert streamed(other) == order[8:]
+
+
+def test_a_stream_is_dealt_to_ranks_and_their_workers(v3: Path, plan: Plan) -> None:
+    dealt: list[int] = []
+    for rank in range(2):
+        stream = LeRobotDataset(v3).stream(batch_size=4, seed=1, num_replicas=2, rank=rank, uneven="pad")
+        alone = streamed(stream)
+        loader = DataLoader(pickle.loads(pickle.dumps(stream)), batch_size=None, num_workers=2, timeout=300)
+        assert streamed(loader) == alone
+        dealt += alone
+    assert set(dealt) == set(range(plan.total))
+    assert len(dealt) == plan.total + plan.total % 2
+
+
+def test_a_streams_items_are_those_of_the_map_style(v3: Path) -> None:
+    dataset = LeRobotDataset(v3, delta_timestamps=seconds(DELTAS))
+    for item in itertools.islice(dataset.stream(seed=2), 16):
+        assert_same_item(item, dataset[int(item["index"])])
+
+
 # -- places -----------------------------------------------------------------------------------------------------------
 
 
@@ -311,6 +355,9 @@ def test_a_bucket_gives_the_same_in_the_same_order(
     order = np.random.default_rng(1).permutation(len(local)).tolist()
     for one, other in zip(remote.__getitems__(order), local.__getitems__(order), strict=True):
         assert_same_item(one, other)
+    one, other = (dataset.stream(batch_size=8, seed=3) for dataset in (remote, local))
+    for found, expected in zip(one, other, strict=True):
+        assert_same_item(found, expected)
     assert s3_server.storage_options["secret"] not in repr(remote) + repr(remote.meta)
     assert remote.meta.stats.keys() == local.meta.stats.keys()
 
