@@ -103,6 +103,8 @@ def assemble(
 ) -> AssemblyPlan:
     """Make a dataset of episodes, in this order.
 
+    Audio tracks are left out: LeRobot reads none, and the new files hold the pictures alone.
+
     Args:
         episodes: One or more, of one or more datasets that fit together.
         root: A local folder that holds no dataset.
