@@ -97,7 +97,7 @@ def nothing_is_left(own_folders: Path, request: pytest.FixtureRequest) -> Iterat
             pytest.fail(f"left behind: {left}")
         time.sleep(0.05)
     # What killed processes leave in folders made for it is removed by the next process that looks in there.
-    # After a broken pipe torch tries whether files can be opened, as `tmp...`; the news of the death may interrupt that.
+    # After a broken pipe torch tries whether files can be opened, as `tmp...`; news of the death may interrupt that.
     kept = ("lazyvid-stats-", "lazyvid-scratch-", "lazyvid-spool-", "pymp-", "tmp")
     assert [path.name for path in (own_folders / "tmp").iterdir() if not path.name.startswith(kept)] == []
 
