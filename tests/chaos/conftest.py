@@ -42,8 +42,9 @@ SAMPLE = (
 
 
 @pytest.fixture(scope="session", autouse=True)
-def sockets_of_the_session() -> None:
-    """Where multiprocessing has its sockets: made before a test has a temporary folder of its own, and outlives it."""
+def folders_of_the_session(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """pytest's own, and that of multiprocessing's sockets: made before a test has another temporary folder."""
+    tmp_path_factory.getbasetemp()
     multiprocessing.util.get_temp_dir()
 
 
