@@ -38,7 +38,7 @@ SCALE ?= 1
 chaos: $(STAMP) ## Break everything that can break, thousands of times (15 minutes); SEED=... repeats a run
 	@echo "LAZYVID_CHAOS_SEED=$(SEED)"
 	LAZYVID_CHAOS_SEED=$(SEED) LAZYVID_CHAOS_SCALE=$(SCALE) \
-		$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m chaos $(ARGS)
+		$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m chaos $(ARGS)
 
 check: $(STAMP) ## ruff (lint and format) and mypy
 	$(BIN)/ruff check .

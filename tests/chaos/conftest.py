@@ -48,11 +48,20 @@ def folders_of_the_session(tmp_path_factory: pytest.TempPathFactory) -> None:
     multiprocessing.util.get_temp_dir()
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """All but a sample are chaos: they break processes and starve children, which disturbs what runs beside them."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """All but a sample are chaos: they break processes and starve children, which disturbs what runs beside them.
+
+    Where a test has a small and a large number of cases, the small one is for the sample alone.
+    """
+    needless = []
     for item in items:
         if item.path.parent == Path(__file__).parent and item.nodeid.split("/")[-1] not in SAMPLE:
             item.add_marker(pytest.mark.chaos)
+            parameters = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+            if "count" in parameters and "many" not in item.callspec.id:  # type: ignore[attr-defined]
+                needless.append(item)
+    items[:] = [item for item in items if item not in needless]
+    config.hook.pytest_deselected(items=needless)
 
 
 @pytest.fixture

@@ -68,7 +68,7 @@ def _read_on(batches: Any, given: list[list[int]]) -> str:
 # -- workers ----------------------------------------------------------------------------------------------------------
 
 
-@counts(2, 40)
+@counts(2, 20)
 @pytest.mark.parametrize("way", ["fork", pytest.param("forkserver", marks=pytest.mark.chaos)])
 def test_workers_killed_at_random_moments(
     way: str, count: int, videos: Path, expected: list[list[int]], rng: random.Random
@@ -209,7 +209,7 @@ def _running(pids: set[int]) -> set[int]:
     return {pid for pid in pids if pid in family(pid)}
 
 
-@counts(1, 12)
+@counts(1, 4)
 @pytest.mark.parametrize("way", also_in_chaos(["fork", "forkserver"], few=["fork"]))
 @pytest.mark.parametrize("sent", also_in_chaos(["SIGKILL", "SIGINT", "SIGTERM"], few=["SIGTERM"]))
 def test_a_trainer_that_ends_leaves_nothing(

@@ -105,7 +105,7 @@ def _change(clip: Path, change: Change) -> None:
         path.write_bytes(spoil(path.read_bytes(), damage))
 
 
-@counts(5, 500)
+@counts(5, 200)
 def test_a_damaged_sidecar_is_never_believed(
     count: int, good: Path, child: Child, tmp_path: Path, rng: random.Random
 ) -> None:

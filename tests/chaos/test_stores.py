@@ -140,7 +140,7 @@ def test_an_epoch_goes_through_faults_that_pass(count: int, way: str, filled: Fa
     loader.close()
 
 
-@counts(1, 3)
+@counts(1, 1)
 @pytest.mark.parametrize("way", also_in_chaos(["threads", "fork"], few=["threads"]))
 @pytest.mark.parametrize("name", also_in_chaos(list(LASTING), few=["credentials revoked"]))
 def test_a_fault_that_lasts_ends_the_epoch_in_time_and_the_next_one_works(
@@ -257,7 +257,7 @@ def check_run(server: FaultServer, episodes: int = 2) -> None:
         assert [read_frame_number(frame) for frame in video[:]] == [100 * episode + k for k in range(10)]
 
 
-@counts(1, 6)
+@counts(1, 4)
 def test_uploads_go_through_faults_that_pass(
     count: int, fault_server: FaultServer, tmp_path: Path, rng: random.Random
 ) -> None:
@@ -271,7 +271,7 @@ def test_uploads_go_through_faults_that_pass(
         check_run(fault_server)
 
 
-@counts(1, 3)
+@counts(1, 1)
 @pytest.mark.parametrize(
     "name",
     ["credentials revoked", *(pytest.param(n, marks=pytest.mark.chaos) for n in ("503 for ever", "mute", "reset"))],

@@ -76,12 +76,13 @@ class _Handler(SimpleHTTPRequestHandler):
 
     def do_DELETE(self) -> None:
         path = Path(self.translate_path(self.path))
-        self._reply(204 if path.is_file() else 404)
+        status = 204 if path.is_file() else 404
         path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # as in a bucket, there is no folder without an object
             while path.parent != Path(self.directory):
                 path = path.parent
                 path.rmdir()
+        self._reply(status)  # the client's next request must find it done
 
 
 class _Server(ThreadingHTTPServer):
