@@ -161,7 +161,7 @@ def test_a_disk_that_fails_in_mid_episode(error: str, count: int, tmp_path: Path
     for turn in range(count):
         folder = tmp_path / f"{error}{turn}"
         folder.mkdir()
-        when = rng.randrange(8, 60)
+        when = rng.randrange(8, 50)  # of the 52 writes that the file takes
         inject = f"inject=write,pwrite64:error={error}:when={when}+"
         # Only what goes to the file: strace follows its path, which is known before it is there.
         (folder / "episode").mkdir()
