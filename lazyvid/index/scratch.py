@@ -24,6 +24,7 @@ def scratch_folder() -> Iterator[Path]:
     the next process that needs a folder removes what has none.
     """
     parent = Path(tempfile.gettempdir()) / f"lazyvid-scratch-{os.getuid()}"
+    parent.parent.mkdir(parents=True, exist_ok=True)  # it may have been removed under a long-lived process
     parent.mkdir(mode=0o700, exist_ok=True)
     facts = parent.lstat()
     if not stat.S_ISDIR(facts.st_mode) or facts.st_uid != os.getuid():  # laid there by another user

@@ -149,9 +149,8 @@ class WorkerProcesses:
             raise WorkerDiedError(_obituary(dead, number))
         limit = _Limit(self._options.timeout_s, self._processes)
         try:
-            self.waits = True
-            with limit:
-                return next(batches)
+            with limit:  # whose thread no news of a death may interrupt while it starts and ends
+                return self._waited(batches)
         except StopIteration:
             raise
         except Exception as error:
@@ -164,6 +163,11 @@ class WorkerProcesses:
             if dead := self._dead(error):
                 raise WorkerDiedError(_obituary(dead, number)) from error
             raise
+
+    def _waited(self, batches: Iterator[Any]) -> Any:
+        self.waits = True
+        try:
+            return next(batches)
         finally:
             self.waits = False
 

@@ -80,6 +80,10 @@ class Child:
     ) -> None:
         self.close()
 
+    def start(self) -> None:
+        """Start the process, if it does not run; else the first case does."""
+        self._started()
+
     def ask(self, work: Callable[..., str | None], **arguments: Any) -> Outcome:
         """Run a case: a function at the top of a module, which returns what it has to say of what is right."""
         connection = self._started()

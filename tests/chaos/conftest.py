@@ -6,6 +6,7 @@ one and prints it). `LAZYVID_CHAOS_SCALE` multiplies the numbers of cases of the
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import gc
 import multiprocessing
@@ -20,8 +21,9 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
+import damaged
 import pytest
-from children import NAME
+from children import NAME, Child
 from sizes import SEED
 
 _GRACE_S = 60.0
@@ -72,23 +74,35 @@ def rng(request: pytest.FixtureRequest, record_property: pytest.RecordProperty) 
     return random.Random(SEED ^ zlib.crc32(request.node.name.encode()))
 
 
-@pytest.fixture(autouse=True)
-def own_folders(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Temporary files, caches and node-local indexes of a test lie in a folder of its own; gives it.
-
-    Its path is short: the names of sockets in it may have 107 bytes in all.
-    """
+@contextlib.contextmanager
+def _folders() -> Iterator[Path]:
+    """A folder for temporary files, caches and node-local indexes, its path short for the names of sockets in it."""
     above = tempfile.gettempdir()
     folder = Path(tempfile.mkdtemp(prefix="chaos-", dir=above if len(above) < _LONGEST else "/tmp"))
     for name in ("tmp", "indexes", "copies"):
         (folder / name).mkdir(mode=0o700)
-    with monkeypatch.context() as patched:
+    with pytest.MonkeyPatch.context() as patched:
         patched.setenv("TMPDIR", str(folder / "tmp"))
         patched.setattr("tempfile.tempdir", str(folder / "tmp"))
         patched.setenv("LAZYVID_INDEX_DIR", str(folder / "indexes"))
         patched.setenv("LAZYVID_CACHE_DIR", str(folder / "copies"))
         yield folder
     shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def own_folders() -> Iterator[Path]:
+    """Temporary files, caches and node-local indexes of a test lie in a folder of its own; gives it."""
+    with _folders() as folder:
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def child() -> Iterator[Child]:
+    """A process for the cases of a module, with folders that outlast its tests."""
+    with _folders(), Child(warm=damaged.warm) as running:
+        running.start()
+        yield running
 
 
 @pytest.fixture(autouse=True)

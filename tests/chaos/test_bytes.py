@@ -26,12 +26,6 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
     return {name: damaged.write(root / name, name) for name in FORMATS}
 
 
-@pytest.fixture(scope="module")
-def child() -> Iterator[Child]:
-    with Child(warm=damaged.warm) as running:
-        yield running
-
-
 @counts(8, 300)
 @pytest.mark.parametrize("name", also_in_chaos(FORMATS, few=("mp4", "large mkv")))
 def test_damage_is_never_given_as_a_frame(

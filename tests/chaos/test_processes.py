@@ -82,8 +82,11 @@ def test_workers_killed_at_random_moments(
         victims = [process.pid for process in multiprocessing.active_children() if process.name != "chaos-child"]
         sent = rng.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT])
         time.sleep(rng.uniform(0, 0.05))
-        os.kill(rng.choice([pid for pid in victims if pid is not None]), sent)
+        victim = rng.choice([pid for pid in victims if pid is not None])
+        os.kill(victim, sent)
         died = _read_on(batches, given)
+        # A death that nobody waited for must be this pass's, not the next one's.
+        assert wait_until(lambda victim=victim: victim not in [p.pid for p in multiprocessing.active_children()])
         assert died in ("", sent.name), died
         seen += bool(died)
         assert given == expected[: len(given)], "what was given is right"

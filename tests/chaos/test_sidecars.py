@@ -10,7 +10,6 @@ import random
 import shutil
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -36,12 +35,6 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for video in (path, other):
         build_index(video, scan="full").save(video)
     return path
-
-
-@pytest.fixture(scope="module")
-def child() -> Iterator[Child]:
-    with Child(warm=damaged.warm) as running:
-        yield running
 
 
 def files_of(video: Path) -> list[str]:

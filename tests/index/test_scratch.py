@@ -57,6 +57,12 @@ def test_what_a_killed_process_left_is_removed_by_the_next_one_and_nothing_else(
     processes[1].join()
 
 
+def test_a_temporary_folder_that_was_removed_is_made_again(own_tmp: Path) -> None:
+    own_tmp.rmdir()
+    with scratch_folder() as folder:
+        assert list(folder.iterdir()) == []
+
+
 def test_a_place_that_another_user_laid_is_not_used(own_tmp: Path) -> None:
     elsewhere = own_tmp / "elsewhere"
     elsewhere.mkdir()
