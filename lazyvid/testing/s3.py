@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import http
 import json
 import os
 import random
@@ -17,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
 import urllib.request
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -189,9 +191,9 @@ class S3Server:
                 kind = _PortTakenError if "address already in use" in log else RuntimeError
                 raise kind(f"the S3 test server stopped while starting; the end of its log:\n{log}")
             try:
-                for path in (self.bucket, f"{self.bucket}/.ready"):
-                    _signed_request("PUT", f"{self.endpoint_url}/{path}", self._writer)
-                _signed_request("DELETE", f"{self.endpoint_url}/{self.bucket}/.ready", self._writer)
+                self._make_bucket()
+                for method in ("PUT", "DELETE"):
+                    _signed_request(method, f"{self.endpoint_url}/{self.bucket}/.ready", self._writer)
             except OSError as error:  # not listening yet, or its parts have not found each other yet
                 last = error
                 time.sleep(0.1)
@@ -201,6 +203,13 @@ class S3Server:
             f"the S3 test server did not become ready within {_START_DEADLINE_S:.0f} s; last answer: {last!r}; "
             f"the end of its log:\n{self._log_tail()}"
         )
+
+    def _make_bucket(self) -> None:
+        try:
+            _signed_request("PUT", f"{self.endpoint_url}/{self.bucket}", self._writer)
+        except urllib.error.HTTPError as error:
+            if error.code != http.HTTPStatus.CONFLICT:  # it is there already, when a killed server starts again
+                raise
 
     def _log_tail(self) -> str:
         if self._folder is None:

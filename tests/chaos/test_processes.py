@@ -68,6 +68,8 @@ def _read_on(batches: Any, given: list[list[int]]) -> str:
 # -- workers ----------------------------------------------------------------------------------------------------------
 
 
+# After a broken pipe torch opens ten files to see whether it may; news of the next death can interrupt that, too.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @counts(2, 20)
 @pytest.mark.parametrize("way", ["fork", pytest.param("forkserver", marks=pytest.mark.chaos)])
 def test_workers_killed_at_random_moments(

@@ -70,6 +70,15 @@ class TestS3Server:
         assert folder is not None
         assert not folder.exists()
 
+    @pytest.mark.slow  # it takes its parts half a minute to find one another again
+    def test_a_killed_one_starts_again_with_its_objects(self) -> None:
+        with S3Server() as server:
+            s3(server.storage_options).pipe(server.url("a.bin"), DATA)
+            server.kill()
+            assert not is_listening(server.endpoint_url)
+            server.restart()
+            assert s3(server.storage_options).cat_file(server.url("a.bin")) == DATA
+
     def test_it_does_not_outlive_a_killed_parent(self) -> None:
         code = (
             "import time; from lazyvid.testing import S3Server; s = S3Server().start();"
