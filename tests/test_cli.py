@@ -520,6 +520,7 @@ def test_ctrl_c_ends_quickly(stalling_server: FaultServer, tmp_path: Path) -> No
 
 
 @pytest.mark.s3
+@pytest.mark.slow  # `make demo` is the same
 def test_the_demo_on_s3(s3_server: S3Server, folder: Path, tmp_path: Path) -> None:
     videos = [folder / "h264_closed.mp4", folder / "vp9.webm"]
     ended = lazyvid_process("demo", "--video", videos[0], "--video", videos[1], "--out", "demo", cwd=tmp_path)

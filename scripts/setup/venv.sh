@@ -34,7 +34,8 @@ if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
     "$python" -m venv --clear "$venv"
 fi
 
-pip=("$venv/bin/python" -m pip --disable-pip-version-check --quiet install --constraint constraints.txt)
+# Modules are compiled when they are first imported: most of torch's and pyarrow's never are.
+pip=("$venv/bin/python" -m pip --disable-pip-version-check --quiet install --no-compile --constraint constraints.txt)
 # torch first and alone: it may come from an index of its own, and it is the largest part.
 echo "Installing torch"
 "${pip[@]}" ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} torch setuptools

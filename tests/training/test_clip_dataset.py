@@ -202,7 +202,7 @@ def batches(dataset: ClipDataset, **options: Any) -> Iterator[dict[str, torch.Te
         ("folder", "fork", None),
         ("folder", "fork", collate_clips),
         ("folder", "forkserver", collate_clips),
-        ("folder", "spawn", None),
+        pytest.param("folder", "spawn", None, marks=pytest.mark.slow),
         ("s3", "fork", collate_clips),
         ("s3", "forkserver", None),
         ("s3", "spawn", collate_clips),
@@ -228,7 +228,7 @@ def test_workers_give_the_same_batches(
         assert numbers(one["frames"]) == shown.flatten().tolist()
 
 
-@pytest.mark.parametrize("context", ["fork", "spawn"])
+@pytest.mark.parametrize("context", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_errors_of_workers_keep_their_class(broken: Path, context: str) -> None:
     dataset = ClipDataset(broken, ClipSpec(4))
     loader = DataLoader(dataset, batch_size=2, num_workers=1, multiprocessing_context=context, timeout=240)
