@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -33,7 +34,7 @@ _LONG_RUN = 256
 """Packets after which a run that could go on ends."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class DecodeOrder:
     """All packets of one source, hidden ones included, in decode order: position p of every array is packet p."""
 
@@ -92,6 +93,7 @@ class DecodeOrder:
             has_checksums=bool(np.any(crc32 != UNKNOWN)),
         )
 
+    @cached_property  # sixteen passes over all packets: once for a file, not for each read
     def reorder_depth(self) -> int:
         """The most pictures that are decoded before one and shown after it: how many a decoder holds back, at most."""
         ranks = self.row[self.row != HIDDEN_ROW]
@@ -213,7 +215,7 @@ def _run(order: DecodeOrder, start: int, group: list[int], steps_back: int) -> R
 
 def _going_on(order: DecodeOrder, run: Run, held_back: int) -> Run:
     """The run, with the packets behind it that push its last picture out, disposable ones too: the next read's own."""
-    depth = max(held_back, order.reorder_depth())
+    depth = max(held_back, order.reorder_depth)
     # The picture comes out once so many are inside that are shown after it, whatever is decoded in between.
     later = order.row[run.stop : run.stop + _MOST_PUSHING] > order.row[run.wanted].max()
     stop = run.stop + int(later.cumsum().searchsorted(depth)) + 1 if depth else run.stop

@@ -250,7 +250,7 @@ def test_a_run_that_goes_on_feeds_what_pushes_its_pictures_out(
 ) -> None:
     _, order, wanted = case
     depth = _depth([row for row in order.row.tolist() if row != HIDDEN_ROW])
-    assert order.reorder_depth() == depth
+    assert order.reorder_depth == depth
     plain, going_on = plan_runs(order, wanted), plan_runs(order, wanted, held_back=held_back)
     for one, other in zip(plain[:-1], going_on[:-1], strict=True):
         assert (one.start, one.stop, one.positions.tolist()) == (other.start, other.stop, other.positions.tolist())
