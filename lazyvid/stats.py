@@ -127,15 +127,15 @@ class _Registry:
 
     def __init__(self) -> None:
         self._counters: _ProcessCounters | None = None
-        self._lock = threading.Lock()
+        self._locks: dict[int, threading.Lock] = {}
 
     def get(self) -> _ProcessCounters:
         counters = self._counters
         if counters is not None and counters.pid == os.getpid():
             return counters
-        if counters is not None:
-            self._lock = threading.Lock()  # the parent's lock may have been held when it forked
-        with self._lock:
+        # The parent's lock may have been held when it forked; the threads of a process must agree on one, or each makes
+        # counters of its own: the second one's file cuts the first one's off under its mapping, which ends in SIGBUS.
+        with self._locks.setdefault(os.getpid(), threading.Lock()):
             if self._counters is None or self._counters.pid != os.getpid():
                 self._counters = _ProcessCounters()
                 atexit.register(_remove_files_of, self._counters)

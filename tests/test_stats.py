@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -235,3 +236,38 @@ def test_counters_of_killed_processes_are_swept_after_a_day(tmp_path: Path) -> N
     assert not old.exists()
     assert young.exists()
     assert alive.exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_threads_of_a_forked_child_share_one_set_of_counters(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two sets of one name would share a file that the second one cuts off under the first one's mapping."""
+    count(requests=1)
+    made: list[int] = []
+    ancestors = stats._ancestors
+
+    def slow() -> list[str]:
+        made.append(os.getpid())
+        time.sleep(0.05)
+        return ancestors()
+
+    monkeypatch.setattr(stats, "_ancestors", slow)
+    pid = os.fork()
+    if not pid:
+        code = 1
+        try:
+            start = threading.Barrier(8)
+
+            def work() -> None:
+                start.wait()
+                for _ in range(100):
+                    count(requests=1)
+
+            threads = [threading.Thread(target=work) for _ in range(8)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            code = 0 if (len(made), read_stats().requests) == (1, 800) else 2
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0

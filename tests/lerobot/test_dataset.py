@@ -306,8 +306,6 @@ def test_a_stream_gives_every_frame_once_in_one_order(v3: Path, plan: Plan) -> N
     assert streamed(other) == order[8:]
 
 
-# A known defect: in about one run of five a forked worker dies of SIGBUS here. The cause is not found yet.
-@pytest.mark.slow
 def test_a_stream_is_dealt_to_ranks_and_their_workers(v3: Path, plan: Plan) -> None:
     dealt: list[int] = []
     for rank in range(2):
