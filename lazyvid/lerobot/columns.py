@@ -1,6 +1,6 @@
 """Features and episodes as columns of parquet files, in the form that LeRobot writes; pure.
 
-`layout.py` and `assembling.py` write what is made here. Where a dataset exists already its own columns decide.
+`adding.py` and `assembling.py` write what is made here. Where a dataset exists already its own columns decide.
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ from lazyvid.errors import RecordingError
 from lazyvid.lerobot.episodes import STATS_PREFIX
 from lazyvid.lerobot.schema import DEFAULT_FEATURES, IMAGE, LANGUAGE, VIDEO
 from lazyvid.recording.episodes import Stats
+
+CAPTURE = "capture_timestamp"
+"""Column of capture times in seconds, with `.<camera>` behind it; no policy takes it for an observation."""
 
 STATISTICS = ("min", "max", "mean", "std", "count", "q01", "q10", "q50", "q90", "q99")
 """Of every feature but texts, in LeRobot's order."""
@@ -41,6 +44,11 @@ _PANDAS = {
 
 
 # -- rows -------------------------------------------------------------------------------------------------------------
+
+
+def capture_columns(features: Mapping[str, Any]) -> list[str]:
+    """The names of a dataset's columns of capture times."""
+    return [key for key in features if key == CAPTURE or key.startswith(f"{CAPTURE}.")]
 
 
 def row_schema(features: Mapping[str, Mapping[str, Any]]) -> pa.Schema:

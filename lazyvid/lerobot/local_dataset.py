@@ -214,6 +214,11 @@ class LocalDataset:
             return None
         return int(row[video_column(key, "chunk_index")]), int(row[video_column(key, "file_index")])
 
+    def frames_in_last_video(self, key: str) -> int:
+        """Frames of the last video of a camera, up to the end of the last episode."""
+        row = self.last_episode or {}
+        return round(float(row[video_column(key, "to_timestamp")]) * self.info.fps)
+
 
 def _cut(path: Path, column: str, count: int) -> bool:
     """Remove the rows of a file whose number is `count` or above; whether there were any."""

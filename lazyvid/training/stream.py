@@ -125,7 +125,15 @@ class ClipStream(IterableDataset[Any]):
         if sampler is None:
             sampler = _sampler_of(dataset, shuffle=shuffle, seed=seed)
         dealt = DistributedClipSampler(sampler, num_replicas=num_replicas, rank=rank, uneven=uneven)
-        self._set(dataset.replacing_from(sampler), dealt, batch_size, drop_last, epochs is None, ahead, collate_fn)
+        self._set(
+            dataset.replacing_from(sampler),
+            dealt,
+            batch_size=batch_size,
+            drop_last=drop_last,
+            endless=epochs is None,
+            ahead=ahead,
+            collate_fn=collate_fn,
+        )
 
     @classmethod
     def over(
@@ -162,16 +170,25 @@ class ClipStream(IterableDataset[Any]):
         _check_arguments(batch_size=batch_size, ahead=ahead, epochs=epochs, uneven=uneven, sampler=sampler)
         stream = cls.__new__(cls)
         dealt = DistributedClipSampler(sampler, num_replicas=num_replicas, rank=rank, uneven=uneven)
-        stream._set(dataset, dealt, batch_size, drop_last, epochs is None, ahead, collate_fn)
+        stream._set(
+            dataset,
+            dealt,
+            batch_size=batch_size,
+            drop_last=drop_last,
+            endless=epochs is None,
+            ahead=ahead,
+            collate_fn=collate_fn,
+        )
         return stream
 
     def _set(
         self,
         dataset: StreamedDataset,
         dealt: DistributedClipSampler,
+        *,
         batch_size: int | None,
-        drop_last: bool,  # noqa: FBT001 - as in the constructors
-        endless: bool,  # noqa: FBT001
+        drop_last: bool,
+        endless: bool,
         ahead: int | None,
         collate_fn: Callable[[Sequence[Any]], Any],
     ) -> None:

@@ -21,6 +21,8 @@ from typing import Any
 
 import av
 import torch
+from rich.console import Console
+from rich.table import Table
 
 PACKAGES = ("lazyvid", "torch", "torchcodec", "av", "decord2", "spdl_io", "s3fs", "numpy")
 
@@ -51,6 +53,20 @@ class Spread:
     def __truediv__(self, amount: float) -> Spread:
         """The same in another unit."""
         return Spread(self.median / amount, self.low / amount, self.high / amount)
+
+
+def show_table(
+    console: Console, heads: Sequence[str], lines: Sequence[Sequence[str]], *, title: str, markdown: bool
+) -> None:
+    """Show figures on a terminal; with `markdown` print them as the README shows them, too."""
+    table = Table(*heads, title=title)
+    table.columns[0].no_wrap = True
+    for line in lines:
+        table.add_row(*line)
+    console.print(table)
+    if markdown:
+        for line in (heads, ["---"] * len(heads), *lines):
+            print("| " + " | ".join(line) + " |")
 
 
 def one_thread(*, core: int | None = None) -> None:

@@ -18,11 +18,10 @@ from typing import Annotated, Literal
 import av
 import numpy as np
 import typer
-from common import Spread, Timing, geometric_mean, measure, one_thread, ratios, write_json
+from common import Spread, Timing, geometric_mean, measure, one_thread, ratios, show_table, write_json
 from content import Content
 from peers import PEERS, Peer, Size, installed
 from rich.console import Console
-from rich.table import Table
 
 from lazyvid import build_index
 
@@ -281,25 +280,6 @@ def _mean(spreads: Sequence[Spread | None]) -> str:
     return f"{geometric_mean(known):.2f}" if known else ""
 
 
-def print_table(console: Console, rows: Sequence[Row], peers: Sequence[str]) -> None:
-    """Show the figures on a terminal."""
-    heads, cells = table_cells(rows, peers)
-    table = Table(*heads, title="processor time a clip, one thread")
-    table.columns[0].no_wrap = True
-    for line in cells:
-        table.add_row(*line)
-    console.print(table)
-
-
-def print_markdown(rows: Sequence[Row], peers: Sequence[str]) -> None:
-    """Print the table as the README shows it."""
-    heads, cells = table_cells(rows, peers)
-    print("| " + " | ".join(heads) + " |")
-    print("|---" * len(heads) + "|")
-    for line in cells:
-        print("| " + " | ".join(line) + " |")
-
-
 def _ratios(rows: Sequence[Row], peers: Sequence[str]) -> Iterator[tuple[str, float]]:
     """What `compare.py` looks at: higher is better."""
     for row in rows:
@@ -374,9 +354,7 @@ def main(
             rows.append(bench.run(one, videos[one.encoding], truth[one.encoding]))
             if json is not None:  # after each shape: a run that is ended early leaves what it has measured
                 write_json(json, as_json(bench, rows))
-    print_table(console, rows, names)
-    if markdown:
-        print_markdown(rows, names)
+    show_table(console, *table_cells(rows, names), title="processor time a clip, one thread", markdown=markdown)
 
 
 if __name__ == "__main__":

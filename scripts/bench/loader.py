@@ -23,11 +23,10 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from common import Spread, write_json
+from common import Spread, show_table, write_json
 from content import Content
 from loader_contenders import CONTENDERS, Clips, Contender, Pass, Place
 from rich.console import Console
-from rich.table import Table
 
 from lazyvid import ObjectStore, build_index
 from lazyvid.testing import CountingProxy, S3Server
@@ -217,14 +216,8 @@ def main(
                     order = Clips(place, starts, length, size)
                     compare(order, setting)
                     results += run(order, setting, list(CONTENDERS), repeats)
-    heads, cells = table_rows(results)
-    table = Table(*heads, title=f"{length} frames a clip, median of {repeats} passes of {clips} clips")
-    for line in cells:
-        table.add_row(*line)
-    console.print(table)
-    if markdown:
-        for line in (heads, ["---"] * len(heads), *cells):
-            print("| " + " | ".join(line) + " |")
+    title = f"{length} frames a clip, median of {repeats} passes of {clips} clips"
+    show_table(console, *table_rows(results), title=title, markdown=markdown)
     if json is not None:
         faster = {f"{name}: clips/s / {THEIRS}": spread.median for name, spread in times_theirs(results).items()}
         write_json(json, {"delay_ms": delay_ms, "clips": clips, "length": length, "ratios": faster, "results": results})

@@ -21,7 +21,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from common import Spread, write_json
+from common import Spread, show_table, write_json
 from content import Content
 from remote_contenders import Task
 from rich.console import Console
@@ -289,24 +289,12 @@ def cells(results: Sequence[Result]) -> Iterator[list[str]]:
 HEADS = ("video", "delay ms", "reader", "clips/s", *(head for head, *_ in _COLUMNS))
 
 
-def print_table(console: Console, results: Sequence[Result], reached: Sequence[Target]) -> None:
-    """Show the figures, and beside the targets what was reached."""
-    table = Table(*HEADS, title="clips of 16 frames from a bucket, one reader")
-    for line in cells(results):
-        table.add_row(*line)
-    console.print(table)
+def show_targets(console: Console, reached: Sequence[Target]) -> None:
+    """Show beside each target what was reached."""
     held = Table("figure", "target", "found")
     for target in reached:
         held.add_row(target.what, target.wanted, f"{target.found:.2f}")
     console.print(held)
-
-
-def print_markdown(results: Sequence[Result]) -> None:
-    """Print the table as the README shows it."""
-    print("| " + " | ".join(HEADS) + " |")
-    print("|---" * len(HEADS) + "|")
-    for line in cells(results):
-        print("| " + " | ".join(line) + " |")
 
 
 def main(
@@ -335,9 +323,10 @@ def main(
                 needed[name] = place.needed_bytes()
                 results += run(place, name, delay_ms or [0.0, 20.0, 50.0], repeats)
     reached = targets(results, needed)
-    print_table(console, results, reached)
-    if markdown:
-        print_markdown(results)
+    show_table(
+        console, HEADS, list(cells(results)), title="clips of 16 frames from a bucket, one reader", markdown=markdown
+    )
+    show_targets(console, reached)
     if json is not None:
         ratios = {
             f"{ours.encoding}, {ours.delay_ms:g} ms: clips/s, {ours.name} / {other.name}": ours.clips_per_s

@@ -21,11 +21,10 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from common import Spread, Timing, measure, ratios, write_json
+from common import Spread, Timing, measure, ratios, show_table, write_json
 from content import Content
 from peers import PEERS, Peer, Size, installed
 from rich.console import Console
-from rich.table import Table
 
 from lazyvid import LazyVideo, build_index
 
@@ -153,14 +152,7 @@ def main(
                 console.print(f"{name}: {workload.name} ...")
                 runs = {contender: partial(workload.run, contender) for contender in workload.contenders}
                 rows.append(Row(name, workload.name, measure(runs, repeats=repeats)))
-    heads, cells = table_cells(rows, names)
-    table = Table(*heads, title="processor time, opening included")
-    for line in cells:
-        table.add_row(*line)
-    console.print(table)
-    if markdown:
-        for line in (heads, ["---"] * len(heads), *cells):
-            print("| " + " | ".join(line) + " |")
+    show_table(console, *table_cells(rows, names), title="processor time, opening included", markdown=markdown)
     if json is not None:
         rivals = [name for name in names if name != OURS]
         write_json(
