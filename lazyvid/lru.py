@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
+
+from lazyvid.process_lock import ProcessLock
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -22,22 +22,16 @@ class ProcessLRU(Generic[K, V]):
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
         self._values: OrderedDict[K, V] = OrderedDict()
-        self._pid = os.getpid()
-        self._lock = threading.Lock()
-
-    def _own_lock(self) -> threading.Lock:
-        if self._pid != os.getpid():
-            self._pid, self._lock = os.getpid(), threading.Lock()
-        return self._lock
+        self._lock = ProcessLock()
 
     def get(self, key: K, make: Callable[[], V]) -> V:
         """The value of `key`, made first where there is none; two threads may make it at once, then one's is kept."""
-        with self._own_lock():
+        with self._lock:
             if key in self._values:
                 self._values.move_to_end(key)
                 return self._values[key]
         value = make()
-        with self._own_lock():
+        with self._lock:
             value = self._values.setdefault(key, value)
             self._values.move_to_end(key)
             while len(self._values) > self._capacity:
@@ -46,14 +40,14 @@ class ProcessLRU(Generic[K, V]):
 
     def peek(self, key: K) -> V | None:
         """The value of `key`, which counts as used; None where there is none."""
-        with self._own_lock():
+        with self._lock:
             if key in self._values:
                 self._values.move_to_end(key)
             return self._values.get(key)
 
     def forget(self, key: K) -> None:
         """Drop the value of `key`, if there is one."""
-        with self._own_lock():
+        with self._lock:
             self._values.pop(key, None)
 
     def __len__(self) -> int:
