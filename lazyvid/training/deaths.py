@@ -14,6 +14,8 @@ import weakref
 from types import FrameType
 from typing import Any, Protocol
 
+from torch.utils.data._utils.signal_handling import _set_SIGCHLD_handler
+
 
 class Employer(Protocol):
     """Has worker processes, and waits for them or not."""
@@ -43,10 +45,13 @@ class _HeldNews:
 
 
 def hold_news(employer: Employer) -> None:
-    """Keep back the news of this employer's dead workers while it does not wait; call when torch has its handler."""
+    """Keep back the news of this employer's dead workers while it does not wait; to be called before it starts them."""
+    if threading.current_thread() is not threading.main_thread():
+        return
+    _set_SIGCHLD_handler()  # torch would set its own as the first workers run, and hear of their deaths at once
     handler = signal.getsignal(signal.SIGCHLD)
     if not isinstance(handler, _HeldNews):
-        if not callable(handler) or threading.current_thread() is not threading.main_thread():
+        if not callable(handler):
             return
         handler = _HeldNews(handler)
         signal.signal(signal.SIGCHLD, handler)

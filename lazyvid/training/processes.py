@@ -82,12 +82,13 @@ class WorkerProcesses:
         self._processes: list[BaseProcess] = []
         self._pid = os.getpid()
         self._warned = False
+        self._starts = False
         self.waits = False
         """Whether a batch is being waited for."""
 
     def employs(self, pid: int) -> bool:
-        """Whether a process is one of the workers."""
-        return any(process.pid == pid for process in self._processes)
+        """Whether a process is one of the workers; while they are started it may be."""
+        return self._starts or any(process.pid == pid for process in self._processes)
 
     def read(self, orders: Iterable[BatchOrder]) -> Iterator[Any]:
         """The batches, in the order of their orders.
@@ -203,21 +204,22 @@ class WorkerProcesses:
         if self._loader is None:
             _check_socket_names(multiprocessing.util.get_temp_dir())
             self._loader = self._made()
-        if not self._options.persistent:
-            self._processes = []
         others = set(multiprocessing.active_children())
+        hold_news(self)
+        self._starts = True
         try:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "Got pickle error")  # ours says what cannot be pickled
                 self._batches = iter(self._loader)
-        except (pickle.PicklingError, AttributeError, TypeError) as error:
+        except BaseException as error:
+            self._processes += [process for process in multiprocessing.active_children() if process not in others]
             self.close()
-            raise WorkerStartError(_unpicklable(self._source, self._options, error)) from error
-        except BaseException:
-            self.close()
+            if isinstance(error, (pickle.PicklingError, AttributeError, TypeError)):
+                raise WorkerStartError(_unpicklable(self._source, self._options, error)) from error
             raise
-        self._processes += [p for p in multiprocessing.active_children() if p not in others]
-        hold_news(self)
+        finally:
+            self._starts = False
+        self._processes = _workers_of(self._batches)
 
     def _made(self) -> DataLoader[Any]:
         options = self._options
@@ -301,6 +303,11 @@ def _check_socket_names(folder: str) -> None:
             f"Expected a temporary folder whose sockets have names of {_SOCKET_NAME_BYTES} bytes at most, got {size} "
             f"in {folder!r}. Set TMPDIR to a shorter path before Python starts, or use num_threads=..."
         )
+
+
+def _workers_of(batches: Any) -> list[BaseProcess]:
+    """The processes behind torch's iterator, those too that have died already."""
+    return list(batches._workers)
 
 
 def _unchanged(batch: Any) -> Any:

@@ -364,6 +364,38 @@ def test_a_worker_that_dies_while_nobody_waits_is_named_at_the_next_batch(way: s
     loader.close()
 
 
+class KillingOrder:
+    """An order of numbers, the first of which kills a worker: loaders ask for it while they start workers."""
+
+    def __init__(self) -> None:
+        self.kills = True
+
+    def __len__(self) -> int:
+        return 24
+
+    def __iter__(self) -> Iterator[int]:
+        if self.kills:
+            self.kills = False
+            os.kill(multiprocessing.active_children()[0].pid or 0, signal.SIGKILL)
+            time.sleep(0.5)  # the news come in here
+        yield from range(24)
+
+
+@pytest.mark.parametrize("way", ["fork", "forkserver"])
+def test_a_worker_that_dies_while_the_others_start_is_named(way: str) -> None:
+    loader = ClipLoader(Numbers(24), sampler=KillingOrder(), batch_size=2, **WAYS[way])
+    before = set(threading.enumerate())
+    with pytest.raises(WorkerDiedError):
+        list(loader)
+    assert multiprocessing.active_children() == []
+    assert len(list(loader)) == 12, "the next pass has new workers"
+    loader.close()
+    gc.collect()
+    for thread in set(threading.enumerate()) - before:
+        thread.join(60)
+        assert not thread.is_alive(), thread
+
+
 def test_a_temporary_folder_too_deep_for_sockets_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     deep = tmp_path / ("x" * 90)
     monkeypatch.setattr("multiprocessing.util.get_temp_dir", lambda: str(deep))
