@@ -31,6 +31,19 @@ def test_it_keeps_the_values_used_last(capacity: int, keys: list[int]) -> None:
         assert len(cache) == len(kept)
 
 
+@given(max_bytes=st.integers(1, 40), sizes=st.lists(st.integers(0, 20), max_size=40))
+def test_it_keeps_no_more_bytes_than_it_may(max_bytes: int, sizes: list[int]) -> None:
+    cache: ProcessLRU[int, bytes] = ProcessLRU(4, nbytes=len, max_bytes=max_bytes)
+    for number, size in enumerate(sizes):
+        key = number % 7
+        if key == 6:
+            cache.forget(number % 5)
+        value = cache.get(key, lambda size=size: bytes(size))
+        held = [len(kept) for k in range(7) if (kept := cache._values.get(k)) is not None]
+        assert cache.nbytes == sum(held)
+        assert cache.nbytes <= max_bytes or held == [len(value)], "the one used last stays"
+
+
 def test_a_forgotten_value_is_made_again() -> None:
     cache: ProcessLRU[str, int] = ProcessLRU(2)
     cache.get("a", lambda: 1)
@@ -65,7 +78,7 @@ def test_a_child_forked_while_the_lock_is_held_keeps_the_values() -> None:
     cache.get("a", lambda: 1)
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
-    with cache._lock:
+    with cache._own_lock():
         child = context.Process(target=lambda: sender.send((cache.get("a", lambda: -1), cache.get("b", lambda: 2))))
         child.start()
     assert receiver.poll(240), "the child hangs on the parent's lock"

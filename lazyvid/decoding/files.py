@@ -57,4 +57,7 @@ class VideoFiles:
         return cache.open(self.stores[source_idx], self.uris[source_idx], pin=self.pins[source_idx])
 
 
-_orders: ProcessLRU[tuple[str, int], DecodeOrder] = ProcessLRU(capacity=64)
+# As many files as there may be mapped indexes: a dataset of many files is read from all of them in turn.
+_orders: ProcessLRU[tuple[str, int], DecodeOrder] = ProcessLRU(
+    capacity=512, nbytes=lambda order: order.nbytes, max_bytes=128 << 20
+)

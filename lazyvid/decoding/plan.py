@@ -67,31 +67,43 @@ class DecodeOrder:
         Raises:
             CorruptIndexError: if the decode positions are not 0, 1, 2, ... or no packet is a key packet.
         """
+        if len(index.sources) == 1 and not len(index.hidden) and _counts_up(index.packets.decode_position):
+            return cls._made(index.sources[0], np.arange(len(index)), index.packets)  # of which nothing is copied
         shown_rows = np.flatnonzero(index.packets.source_idx == source_idx)
         hidden_rows = np.flatnonzero(index.hidden.source_idx == source_idx)
         shown, hidden = index.packets.take(shown_rows), index.hidden.take(hidden_rows)
         packets = PacketTable.concat([shown, hidden], source_shifts=[0, 0]) if len(hidden) else shown
         rows = np.concatenate([shown_rows, np.full(len(hidden), HIDDEN_ROW)]) if len(hidden) else shown_rows
         order = np.argsort(packets.decode_position, kind="stable")
-        if not np.array_equal(packets.decode_position[order], np.arange(len(order))):
+        if not _counts_up(packets.decode_position[order]):
             raise CorruptIndexError(
                 f"Expected the decode positions of {index.sources[source_idx].uri!r} to count 0, 1, 2, ... over its "
                 f"{len(order)} packets, found others. Index the video again (lazyvid index --force)."
             )
-        keys = np.flatnonzero(packets.key[order])
-        crc32 = packets.crc32[order]
+        return cls._made(index.sources[source_idx], rows[order].astype(np.int64), packets.take(order))
+
+    @classmethod
+    def _made(cls, source: Source, row: IntArray, packets: PacketTable) -> DecodeOrder:
+        """Of packets that are in decode order."""
+        keys = np.flatnonzero(packets.key)
         return cls(
-            source=index.sources[source_idx],
-            row=rows[order].astype(np.int64),
-            offset=packets.offset[order],
-            size=packets.size[order],
-            pts=packets.pts[order],
-            disposable=packets.disposable[order],
-            crc32=crc32,
+            source=source,
+            row=row,
+            offset=packets.offset,
+            size=packets.size,
+            pts=packets.pts,
+            disposable=packets.disposable,
+            crc32=packets.crc32,
             # A stream that marks no packet at all can only be decoded from its first one.
-            keys=keys if len(keys) else np.zeros(min(1, len(order)), np.int64),
-            has_checksums=bool(np.any(crc32 != UNKNOWN)),
+            keys=keys if len(keys) else np.zeros(min(1, len(row)), np.int64),
+            has_checksums=bool(np.any(packets.crc32 != UNKNOWN)),
         )
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its own, besides those of the index."""
+        arrays = (self.row, self.offset, self.size, self.pts, self.disposable, self.crc32, self.keys)
+        return sum(array.nbytes for array in arrays if array.flags.owndata)
 
     @cached_property  # sixteen passes over all packets: once for a file, not for each read
     def reorder_depth(self) -> int:
@@ -121,6 +133,10 @@ class DecodeOrder:
         starts = self.keys[np.maximum(k, 0)]
         starts[k < 0] = 0
         return starts
+
+
+def _counts_up(positions: IntArray) -> bool:
+    return np.array_equal(positions, np.arange(len(positions)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -63,7 +63,7 @@ class LeRobotDataset(Dataset[Item]):
         dtypes: "lerobot": integers as int64, floats as float32, as LeRobot gives them; "stored": as they are stored.
         on_mismatch: Where an episode's video has another number of frames than rows: "raise", or "nearest": take the
             frame nearest to each row's time, to within `tolerance_s`, as LeRobot does.
-        max_open_videos: Videos whose frame index is kept at hand, in each process.
+        max_open_videos: Videos whose frame index is kept at hand, in each process; fewer where they are long.
         cache: Where this machine keeps rows as its processes share them; by default a `SegmentCache` with its own
             defaults.
         **video_options: For the videos, as `LazyVideo` takes them: `resize`, `fetch`, `index_root`, ...
@@ -89,7 +89,7 @@ class LeRobotDataset(Dataset[Item]):
         depth_output_unit: DepthUnit = "mm",
         dtypes: Dtypes = "lerobot",
         on_mismatch: OnMismatch = "raise",
-        max_open_videos: int = 128,
+        max_open_videos: int = 512,
         cache: SegmentCache | None = None,
         **video_options: Any,
     ) -> None:

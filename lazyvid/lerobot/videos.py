@@ -31,6 +31,8 @@ VideoFile = tuple[str, int, int]
 """A camera's file: its key, the chunk and the number."""
 
 _OPEN_AT_ONCE = 16
+_MOST_BYTES = 256 << 20
+"""Of videos kept open, besides their indexes, which processes share: 16 a frame."""
 _MOST_KNOWN = 20_000
 
 
@@ -46,6 +48,11 @@ class OpenVideo:
     def of(cls, video: LazyVideo) -> OpenVideo:
         """A video with its frames' times."""
         return cls(video, file_seconds(video.frame_index)[video.frame_indices])
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held besides the index."""
+        return self.seconds.nbytes + self.video.frame_indices.nbytes
 
 
 def file_seconds(index: FrameIndex) -> FloatArray:
@@ -95,7 +102,9 @@ class DatasetVideos:
         self._options = dict(options)
         self._files = {key: meta.episodes.video_files(key) for key in meta.video_keys}
         self._times = {key: meta.episodes.video_times(key) for key in meta.video_keys}
-        self._open: ProcessLRU[VideoFile, OpenVideo] = ProcessLRU(capacity)
+        self._open: ProcessLRU[VideoFile, OpenVideo] = ProcessLRU(
+            capacity, nbytes=lambda video: video.nbytes, max_bytes=_MOST_BYTES
+        )
         # Of videos that were open once: a few hundred bytes each, from which the index is found again without a look
         # at the store.
         self._known: ProcessLRU[VideoFile, LazyVideo] = ProcessLRU(_MOST_KNOWN)

@@ -189,6 +189,16 @@ class TestDecodeOrder:
             assert (row != HIDDEN_ROW) == stream.shown[position]
             assert row == HIDDEN_ROW or index.packets.decode_position[row] == position
 
+    def test_packets_that_lie_in_order_are_not_copied(self) -> None:
+        count = 12
+        index = Stream(tuple(range(count)), (True, False) * 6, (0,) * count, (True,) * count).index()
+        order = DecodeOrder.of(index, 0)
+        for name in ("offset", "size", "pts", "disposable", "crc32"):
+            assert np.shares_memory(getattr(order, name), getattr(index.packets, name))
+        assert (order.row.tolist(), order.keys.tolist()) == (list(range(count)), list(range(0, count, 2)))
+        lent = sum(getattr(index.packets, name).nbytes for name in ("offset", "size", "pts", "disposable", "crc32"))
+        assert order.nbytes <= lent + order.row.nbytes + order.keys.nbytes
+
     def test_a_stream_without_key_packets_starts_at_its_first_one(self) -> None:
         order = DecodeOrder.of(Stream((0, 1, 2), (False,) * 3, (0,) * 3, (True,) * 3).index(), 0)
         assert [run.start for run in plan_runs(order, np.array([2]))] == [0]

@@ -372,6 +372,15 @@ def test_few_videos_kept_open_are_enough(tmp_path: Path) -> None:
         assert shown == [plan.number(FRONT, *divmod(index, 3)) for index in part]
 
 
+def test_long_videos_are_fewer_that_are_kept_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lazyvid.lerobot.videos._MOST_BYTES", 2 * 3 * 16)  # those of two files
+    plan = Plan(lengths=(3,) * 4, file_of=tuple(range(4)), cameras=(FRONT,))
+    dataset = LeRobotDataset(write_v3(tmp_path / "d", plan), return_uint8=True)
+    for index in np.random.default_rng(2).permutation(plan.total).tolist():
+        assert read_frame_number(dataset[index][FRONT]) == plan.number(FRONT, *divmod(index, 3))
+    assert len(dataset._reader._videos._open) == 2
+
+
 def test_without_a_place_to_keep_rows(
     v3: Path, golden: Golden, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
