@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from lazyvid.errors import VideoError
 from lazyvid.index.frame_index import FrameIndex
-from lazyvid.index.probe import get_video_info
+from lazyvid.index.probe import get_audio_info, get_video_info
 from lazyvid.lerobot.columns import (
     CAPTURE,
     capture_columns,
@@ -27,7 +27,7 @@ from lazyvid.lerobot.columns import (
 )
 from lazyvid.lerobot.episodes import video_column
 from lazyvid.lerobot.local_dataset import LocalDataset, Place, append_parquet
-from lazyvid.lerobot.schema import next_file
+from lazyvid.lerobot.schema import next_file, without_audio
 from lazyvid.recording.capture import as_feature, pictures_of
 from lazyvid.recording.episodes import Episode, EpisodeVideo, Stats, combined, number_columns, vector_statistics
 from lazyvid.recording.features import STRING
@@ -122,6 +122,8 @@ class Adding:
         following = next_file(*last, self.dataset.info.chunks_size)
         if not path.exists() or not Path(sidecar_uri(path)).exists():  # in its store, or another's
             return following
+        if get_audio_info(path)["has_audio"]:  # of another's making: copying the pictures would lose it
+            return following
         if path.stat().st_size + video.path.stat().st_size > self.limits.video:
             return following
         try:
@@ -133,9 +135,9 @@ class Adding:
         return last
 
     def _first_in_file(self, video: EpisodeVideo, target: Path) -> None:
-        """The episode's video as a file of its own."""
+        """The episode's video as a file of its own, pictures alone."""
         index = video.index
-        if _on_grid(index, self.count, self.rate):
+        if _on_grid(index, self.count, self.rate) and not get_audio_info(video.path)["has_audio"]:
             target.parent.mkdir(parents=True, exist_ok=True)
             with temporary_beside(target) as temporary:
                 _link(video.path, temporary)
@@ -272,7 +274,7 @@ def _video_info(path: Path, encoding: Any) -> dict[str, Any]:
     info = {key: value for key, value in get_video_info(path).items() if key != "video.is_depth_map"}
     info["video.fps"] = int(info["video.fps"])
     return {
-        **info,
+        **without_audio(info),
         "video.g": encoding["g"],
         "video.crf": encoding["crf"],
         "video.preset": encoding["preset"],

@@ -34,6 +34,7 @@ from lazyvid.lerobot.schema import (
     VIDEO_PATH,
     file_path,
     next_file,
+    without_audio,
 )
 from lazyvid.lerobot.tables import numbers_of, open_parquet
 from lazyvid.lerobot.videos import DatasetVideos
@@ -188,11 +189,15 @@ def _find_videos(
 def _info(metas: Sequence[LeRobotMetadata]) -> dict[str, Any]:
     """The new `info.json`, which counts nothing yet."""
     raw = {key: value for key, value in metas[0].info.raw.items() if key not in _V2_ONLY}
+    features = {key: dict(given) for key, given in raw["features"].items()}
+    for given in features.values():
+        given |= {name: without_audio(given[name]) for name in ("info", "video_info") if given.get(name)}
     robots = {meta.robot_type for meta in metas}
     return {
         **raw,
         "codebase_version": CODEBASE_VERSION,
         "robot_type": robots.pop() if len(robots) == 1 else None,
+        "features": features,
         "total_episodes": 0,
         "total_frames": 0,
         "total_tasks": 0,

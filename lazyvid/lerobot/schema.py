@@ -171,6 +171,12 @@ def next_file(chunk: int, file: int, chunks_size: int) -> tuple[int, int]:
     return (chunk, file + 1) if file + 1 < chunks_size else (chunk + 1, 0)
 
 
+def without_audio(info: Mapping[str, Any]) -> dict[str, Any]:
+    """What a camera's `info` says, of files that hold its pictures alone."""
+    kept = {name: value for name, value in info.items() if not name.startswith("audio.")}
+    return {**kept, "has_audio": False} if "has_audio" in kept else kept
+
+
 def _version(text: object) -> tuple[int, int]:
     """(major, minor) of "v3.0"."""
     major, _, minor = str(text).removeprefix("v").partition(".")

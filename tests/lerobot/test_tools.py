@@ -7,9 +7,11 @@ import re
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pa_csv
@@ -23,7 +25,7 @@ from typer.testing import CliRunner
 
 from lazyvid.cli import app
 from lazyvid.errors import EpisodeMismatchError, RecordingError
-from lazyvid.index.probe import build_index
+from lazyvid.index.probe import build_index, get_audio_info
 from lazyvid.lerobot import LeRobotDataset, LeRobotLayout
 from lazyvid.lerobot.assembling import SourceEpisode, assemble, episodes_of
 from lazyvid.lerobot.check import check_dataset
@@ -429,6 +431,70 @@ def test_a_plain_folder_becomes_a_dataset(tmp_path: Path) -> None:
         assert float(item["speed"]) == np.linspace(0, 1, dataset.frame_counts[episode])[frame]
         assert float(item["capture_timestamp.left"]) == 5.0 + frame / 30
         assert item["task"] == "pick"
+
+
+def _add_audio(path: Path) -> None:
+    """A second of silence as a further stream, as cameras with a microphone leave it."""
+    heard = path.with_suffix(".heard.mp4")
+    with av.open(path) as source, av.open(heard, "w") as target:
+        pictures = target.add_stream_from_template(source.streams.video[0])
+        sound = target.add_stream("aac", rate=8000, layout="mono")
+        for packet in source.demux(video=0):
+            if packet.size:
+                packet.stream = pictures
+                target.mux(packet)
+        for k in range(8):
+            frame = av.AudioFrame.from_ndarray(np.zeros((1, 1000), np.float32), format="fltp", layout="mono")
+            frame.sample_rate, frame.pts, frame.time_base = 8000, 1000 * k, Fraction(1, 8000)
+            target.mux(sound.encode(frame))
+        target.mux(sound.encode(None))
+    heard.replace(path)
+    build_index(path).save(path)
+    assert get_audio_info(path)["has_audio"]
+
+
+def _audio(root: Path) -> tuple[set[Any], set[Any]]:
+    """What `info.json` says of audio, and what the video files hold."""
+    info = json.loads((root / "meta/info.json").read_text())
+    cameras = [given["info"] for given in info["features"].values() if given["dtype"] == "video"]
+    assert not any(name.startswith("audio.") for camera in cameras if not camera["has_audio"] for name in camera)
+    held = {get_audio_info(path)["has_audio"] for path in root.glob("videos/*/*/*.mp4")}
+    return {camera["has_audio"] for camera in cameras}, held
+
+
+def test_converted_videos_leave_their_audio_behind(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / "plain").mkdir(exist_ok=True)
+        _add_audio(write_video(tmp_path / "plain" / f"{name}.mp4", frames=6, width=96, height=64))
+    assert lazyvid("convert", tmp_path / "plain", tmp_path / "d", "--task", "look")[0] == 0
+    assert _audio(tmp_path / "d") == ({False}, {False})
+    items = LeRobotDataset(tmp_path / "d", return_uint8=True)
+    assert [read_frame_number(item["video"]) for item in items] == [*range(6)] * 2
+
+
+def test_audio_of_a_dataset_is_kept_where_it_is_recorded_on_and_left_out_of_new_ones(tmp_path: Path) -> None:
+    with create(tmp_path / "d") as recorder:
+        add(recorder, 0)
+        recorder.save_episode()
+    before = {}
+    for camera in CAMERAS:
+        path = tmp_path / "d" / V3_VIDEO.format(video_key=camera, chunk_index=0, file_index=0)
+        _add_audio(path)
+        before[path] = path.read_bytes()
+
+    def say_so(info: Any) -> None:
+        for camera in CAMERAS:
+            info["features"][camera]["info"] |= {"has_audio": True, "audio.codec": "aac"}
+
+    _json(tmp_path / "d", "meta/info.json", say_so)
+    with Recorder.resume(tmp_path / "d", layout=LeRobotLayout(), on_full="block") as recorder:
+        add(recorder, 1)
+        recorder.save_episode()
+    assert {path: path.read_bytes() for path in before} == before
+    assert _audio(tmp_path / "d") == ({True}, {True, False})
+    assemble(episodes_of([meta_of(tmp_path / "d")]), tmp_path / "new")
+    assert _audio(tmp_path / "new") == ({False}, {False})
+    check(tmp_path / "new", LENGTHS[:2])
 
 
 def test_videos_alone_become_a_dataset(tmp_path: Path) -> None:
