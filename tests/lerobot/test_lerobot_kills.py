@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -92,6 +98,74 @@ def check_moment(moment: Moment[Promise], root: Path, layout: LeRobotLayout) -> 
             add(recorder, 2, LENGTHS[2])
             recorder.save_episode()
         check(root, LENGTHS)
+
+
+# -- a process that is killed ----------------------------------------------------------------------------------------
+
+ROBOT = """
+import sys
+sys.path[:0] = [{here!r}]
+from pathlib import Path
+from lerobot_recordings import add, create
+from lazyvid.lerobot import LeRobotLayout
+from lazyvid.recording import Recorder
+root, layout = Path({root!r}), LeRobotLayout(robot_type="toy")
+is_new = not (root / "meta/info.json").exists()
+recorder = create(root, layout, g=4) if is_new else Recorder.resume(root, layout=layout, on_full="block")
+for episode in range({first}, 1000):
+    add(recorder, episode, {length})
+    recorder.save_episode()
+    print(episode, flush=True)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.chaos
+def test_a_robot_that_is_killed_at_random_moments(tmp_path: Path) -> None:
+    """SIGKILL, again and again, of a process that records on: all that it said to be saved opens, frame for frame."""
+    seed = int(os.environ.get("LAZYVID_CHAOS_SEED", "0"))
+    times = max(3, round(12 * float(os.environ.get("LAZYVID_CHAOS_SCALE", "1"))))
+    rng, root, length = random.Random(seed), tmp_path / "robot", 6
+    first, saved = 0, 0
+    for _ in range(times):
+        acknowledged = _recorded_until_killed(root, first, length, rng, tmp_path / "said")
+        saved += len(acknowledged)
+        lengths = check_frames(root) if (root / "meta/info.json").exists() else []
+        note = f"LAZYVID_CHAOS_SEED={seed}: began at {first}, said {acknowledged}, found {lengths}"
+        assert len(lengths) >= first + len(acknowledged), note
+        recover(root, layout=LAYOUT)
+        recovered = check_frames(root)
+        assert recovered[: len(lengths)] == lengths, note
+        # What was being recorded may have lost its end, and keeps its number.
+        assert all(found == length for found in recovered[first : first + len(acknowledged)]), note
+        assert problems(root) == [], note
+        assert not recover(root, layout=LAYOUT).changed, note
+        first = len(recovered)
+    assert saved > 0
+
+
+def _recorded_until_killed(root: Path, first: int, length: int, rng: random.Random, said: Path) -> list[int]:
+    """Record episodes from `first` on in a process of its own, and kill it; the episodes that it said to be saved."""
+    here = str(Path(__file__).parent)
+    script = ROBOT.format(here=here, root=str(root), first=first, length=length)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    with said.open("w") as out:
+        process = subprocess.Popen([sys.executable, "-c", script], stdout=out, env=environment)
+    try:
+        deadline = time.monotonic() + 240
+        while not (root / "meta/info.json").exists() or (first and not said.read_text()):
+            assert process.poll() is None, "the robot does not start"
+            assert time.monotonic() < deadline, "the robot does not start"
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0, 1.5))
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == -signal.SIGKILL
+    return [int(line) for line in said.read_text().split()]
+
+
+# -- what is there ----------------------------------------------------------------------------------------------------
 
 
 def check_frames(root: Path) -> list[int]:
