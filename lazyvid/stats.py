@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import errno
 import mmap
 import multiprocessing
 import os
-import stat
 import tempfile
 import threading
 import time
@@ -66,13 +64,7 @@ _PARENT, _START_TIME = 1, 19  # fields of /proc/PID/stat, counted from after the
 
 
 def _directory() -> Path:
-    """This user's folder of counters, made if need be; OSError where another user laid something there."""
-    folder = Path(tempfile.gettempdir()) / f"lazyvid-stats-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    facts = folder.lstat()
-    if not stat.S_ISDIR(facts.st_mode) or facts.st_uid != os.getuid():
-        raise PermissionError(errno.EPERM, "it belongs to another user", str(folder))
-    return folder
+    return Path(tempfile.gettempdir()) / f"lazyvid-stats-{os.getuid()}"
 
 
 def _ancestors() -> list[str]:
@@ -118,6 +110,7 @@ class _ProcessCounters:
         buffer: mmap.mmap | bytearray
         try:
             directory = _directory()
+            directory.mkdir(mode=0o700, exist_ok=True)
             _sweep(directory)
             path = directory / ("-".join(lineage) + ".counters")
             with path.open("w+b") as file:

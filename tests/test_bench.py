@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 from torch import Tensor
 
-from lazyvid import build_index
+from lazyvid import LazyVideo, build_index
 from lazyvid.decoding.torchcodec import load_torchcodec
 from lazyvid.errors import BackendUnavailableError
-from lazyvid.testing import VideoCorpus
+from lazyvid.testing import VideoCorpus, read_frame_number, write_video
 
 FOLDER = Path(__file__).resolve().parent.parent / "scripts" / "bench"
 
@@ -164,6 +164,37 @@ def test_indexing_is_counted(tmp_path: Path) -> None:
     runs = json.loads(out.read_text())["runs"]
     assert [run["where"] for run in runs] == ["folder"] * 4 + ["s3"] * 4
     assert all(run["files_per_s"] > 0 for run in runs)
+
+
+@pytest.mark.usefixtures("_on_the_path")
+@pytest.mark.parametrize("share_bytes", [True, False])
+def test_a_video_shown_over_and_over_is_one_video(tmp_path: Path, share_bytes: bool) -> None:
+    import repeated
+
+    one = write_video(tmp_path / "one.mp4", frames=9, fps=30, gop=4, width=96, height=64)
+    many = tmp_path / "many.mp4"
+    many.write_bytes(repeated.repeated(one.read_bytes(), 5, share_bytes=share_bytes))
+    video = LazyVideo(many, frame_index=build_index(many, scan="full"))
+    assert [read_frame_number(frame) for frame in video] == list(range(9)) * 5
+    assert video.timestamps == pytest.approx([k / 30 for k in range(45)])
+    assert len(set(video.frame_index.packets.offset.tolist())) == (9 if share_bytes else 45)
+
+
+@pytest.mark.slow
+def test_a_lerobot_dataset_is_read_by_both(tmp_path: Path) -> None:
+    _needs_torchcodec()
+    out = tmp_path / "lerobot.json"
+    small = ["--files", "2", "--files", "12", "--frames", "600", "--delay-ms", "1", "--many", "20", "--passes", "1"]
+    done = _run("lerobot.py", *small, "--items", "64", "--folder", str(tmp_path), "--json", str(out))
+    assert done.returncode == 0, done.stderr
+    results = json.loads(out.read_text())
+    shown = [(one["place"], one["shape"]["files"], one["shape"]["frames"]) for one in results["results"]]
+    assert shown == [("local", 2, 600), ("local", 12, 600), ("s3", 1, 600)]
+    assert all(ratio > 0 for ratio in results["ratios"].values())
+    assert set(results["memory"]) == {"lazyvid", "torchcodec"}
+    assert all(list(one["mib"]) == ["2", "20", "40"] for one in results["memory"].values())
+    assert _run("plots.py", str(tmp_path), str(tmp_path)).returncode == 0
+    assert (tmp_path / "lerobot.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.usefixtures("_on_the_path")

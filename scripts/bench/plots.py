@@ -1,4 +1,4 @@
-"""Draws the figures in the benchmarks' JSON files: decoding, a bucket far away, loaders.
+"""Draws the figures in the benchmarks' JSON files: decoding, a bucket far away, loaders, LeRobot datasets.
 
 python scripts/bench/plots.py bench-output bench-output
 """
@@ -82,8 +82,20 @@ def loader_bars(results: Results) -> list[Bars]:
     return [Bars("loaders with worker processes", "frames/s", labels, heights)]
 
 
+def lerobot_bars(results: Results) -> list[Bars]:
+    """Items a second of LeRobot datasets, and how processes grow with the files that they read from."""
+    labels = [f"{one['place']}, {one['shape']['files']} files a camera" for one in results["results"]]
+    heights = {name: [one[name]["median"] for one in results["results"]] for name in (OURS, "torchcodec")}
+    panels = [Bars("LeRobot datasets", "items/s", labels, heights)]
+    if results["memory"]:
+        counts = list(results["memory"][OURS]["mib"])
+        grown = {name: list(one["mib"].values()) for name, one in results["memory"].items()}
+        panels.append(Bars("memory of a process", "MiB more", [f"{count} video files" for count in counts], grown))
+    return panels
+
+
 PLOTS: Mapping[str, Callable[[Results], list[Bars]]] = MappingProxyType(
-    {"decode": decode_bars, "remote": remote_bars, "loader": loader_bars}
+    {"decode": decode_bars, "remote": remote_bars, "loader": loader_bars, "lerobot": lerobot_bars}
 )
 
 
