@@ -5,12 +5,14 @@ Pure but for reading image files that the rows only name.
 
 from __future__ import annotations
 
+import functools
 import io
 import math
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor
@@ -113,14 +115,23 @@ def depth_of_codes(codes: Tensor, feature: Feature, unit: DepthUnit) -> Tensor:
         float32 of the same shape: metres, or whole millimetres.
     """
     low, high, shift, is_log = (_depth_parameter(feature, name) for name in _DEPTH_DEFAULTS)
+    table = _depth_table(low, high, shift, is_log=bool(is_log), unit=unit)
+    return torch.from_numpy(table.take(codes.numpy(), mode="clip"))
+
+
+@functools.lru_cache(maxsize=16)
+def _depth_table(low: float, high: float, shift: float, *, is_log: bool, unit: DepthUnit) -> npt.NDArray[np.float32]:
+    """float32 [4096], the depth of each code: exact to the last bit, which float32's own exponentials are not."""
+    codes = np.arange(_QMAX + 1) / _QMAX
     if is_log:
-        bottom = math.log(low + shift)
-        scale = (math.log(high + shift) - bottom) / _QMAX
-        depth = codes.to(torch.float32).mul_(scale).add_(bottom).exp_().sub_(shift)
+        bottom, top = math.log(low + shift), math.log(high + shift)
+        depth = np.exp(bottom + (top - bottom) * codes) - shift
     else:
-        depth = codes.to(torch.float32).mul_((high - low) / _QMAX).add_(low)
-    depth.clamp_(low, high)
-    return depth if unit == "m" else depth.mul_(_MM_PER_M).round_().clamp_(0, 65535)
+        depth = low + (high - low) * codes
+    depth = np.clip(depth, low, high)
+    if unit == "mm":
+        depth = np.clip(np.round(depth * _MM_PER_M), 0, 65535)
+    return depth.astype(np.float32)
 
 
 def _depth_parameter(feature: Feature, name: str) -> float:
