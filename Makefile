@@ -69,8 +69,12 @@ bench: $(BENCHMARKS:%=bench-%) ## Every benchmark, every table and plot, from no
 bench-%: $(STAMP)
 	$(BIN)/python scripts/bench/$*.py $($*_OPTIONS) --json $(FIGURES)/$*.json
 
-bench-check: bench-decode ## Decoding measured again: what got slower than in BASELINE=an_older_decode.json?
-	$(BIN)/python scripts/bench/compare.py $(FIGURES)/decode.json $(BASELINE)
+# What is measured anew, and the older figures that it is held against.
+CHECKED ?= decode
+BASELINE ?= docs/bench/$(CHECKED).json
+
+bench-check: bench-$(CHECKED) ## Decoding (CHECKED=remote, ...) measured again: what got slower than in docs/bench?
+	$(BIN)/python scripts/bench/compare.py $(FIGURES)/$(CHECKED).json $(BASELINE)
 
 clean: ## Remove the environment, the caches and what the demo wrote
 	rm -rf $(VENV) build dist *.egg-info demo-output bench-output outputs lightning_logs

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import sys
-import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
+
+from lazyvid.process_lock import ProcessLock
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -31,22 +31,16 @@ class ProcessLRU(Generic[K, V]):
         self._capacity, self._nbytes, self._max_bytes = capacity, nbytes, max_bytes
         self._held = 0
         self._values: OrderedDict[K, V] = OrderedDict()
-        self._pid = os.getpid()
-        self._lock = threading.Lock()
-
-    def _own_lock(self) -> threading.Lock:
-        if self._pid != os.getpid():
-            self._pid, self._lock = os.getpid(), threading.Lock()
-        return self._lock
+        self._lock = ProcessLock()
 
     def get(self, key: K, make: Callable[[], V]) -> V:
         """The value of `key`, made first where there is none; two threads may make it at once, then one's is kept."""
-        with self._own_lock():
+        with self._lock:
             if key in self._values:
                 self._values.move_to_end(key)
                 return self._values[key]
         value = make()
-        with self._own_lock():
+        with self._lock:
             if key not in self._values:
                 self._held += self._nbytes(value)
             value = self._values.setdefault(key, value)
@@ -57,14 +51,14 @@ class ProcessLRU(Generic[K, V]):
 
     def peek(self, key: K) -> V | None:
         """The value of `key`, which counts as used; None where there is none."""
-        with self._own_lock():
+        with self._lock:
             if key in self._values:
                 self._values.move_to_end(key)
             return self._values.get(key)
 
     def forget(self, key: K) -> None:
         """Drop the value of `key`, if there is one."""
-        with self._own_lock():
+        with self._lock:
             if key in self._values:
                 self._held -= self._nbytes(self._values.pop(key))
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import errno
 import mmap
 import multiprocessing
 import os
+import stat
 import tempfile
 import threading
 import time
@@ -64,7 +66,13 @@ _PARENT, _START_TIME = 1, 19  # fields of /proc/PID/stat, counted from after the
 
 
 def _directory() -> Path:
-    return Path(tempfile.gettempdir()) / f"lazyvid-stats-{os.getuid()}"
+    """This user's folder of counters, made if need be; OSError where another user laid something there."""
+    folder = Path(tempfile.gettempdir()) / f"lazyvid-stats-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    facts = folder.lstat()
+    if not stat.S_ISDIR(facts.st_mode) or facts.st_uid != os.getuid():
+        raise PermissionError(errno.EPERM, "it belongs to another user", str(folder))
+    return folder
 
 
 def _ancestors() -> list[str]:
@@ -110,7 +118,6 @@ class _ProcessCounters:
         buffer: mmap.mmap | bytearray
         try:
             directory = _directory()
-            directory.mkdir(mode=0o700, exist_ok=True)
             _sweep(directory)
             path = directory / ("-".join(lineage) + ".counters")
             with path.open("w+b") as file:

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
+import tempfile
 import textwrap
 import threading
 import time
@@ -208,6 +209,17 @@ def test_without_a_place_for_files_a_process_counts_in_memory(monkeypatch: pytes
     monkeypatch.setattr(stats, "_registry", stats._Registry())
     count(packets_fed=3)
     assert read_stats(scope="all") == ReadStats(packets_fed=3)
+
+
+def test_a_folder_that_somebody_else_laid_is_not_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    (tmp_path / f"lazyvid-stats-{os.getuid()}").symlink_to(theirs)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(stats, "_registry", stats._Registry())
+    count(packets_fed=3)
+    assert read_stats(scope="all") == ReadStats(packets_fed=3)
+    assert list(theirs.iterdir()) == []
 
 
 def test_a_file_cut_short_is_left_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -10,7 +10,10 @@ import threading
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Protocol, TypeVar
+
+from lazyvid.process_lock import ProcessLock
 
 if TYPE_CHECKING:
     from lazyvid.storage import ObjectMeta, ObjectStore
@@ -165,6 +168,11 @@ class BytesFile:
         self._stopped = True
 
 
+# A demuxer over bytes at hand waits for nothing, but gives the interpreter's lock away and takes it back at each
+# packet: sixteen threads that do so spend half of their time on that.
+_one_at_a_time = ProcessLock()
+
+
 def run_with_file(source: ByteSource, work: Callable[[BytesFile], Result]) -> Result:
     """Let `work` hand a file over `source` to FFmpeg, with what goes wrong while reading kept as it is.
 
@@ -175,13 +183,15 @@ def run_with_file(source: ByteSource, work: Callable[[BytesFile], Result]) -> Re
         StoreError: what the source raised while FFmpeg read from it.
     """
     file = BytesFile(source)
+    turn = _one_at_a_time if isinstance(source, SparseBytes) else nullcontext()
     outcome: list[Result] = []
     failure: list[BaseException] = []
     done = threading.Event()  # not Thread.join: interrupted once, it takes the thread for ended (CPython 3.11)
 
     def body() -> None:
         try:
-            outcome.append(work(file))
+            with turn:
+                outcome.append(work(file))
         except BaseException as error:
             failure.append(error)
         finally:

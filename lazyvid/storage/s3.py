@@ -18,8 +18,10 @@ from lazyvid.storage.layout import split
 from lazyvid.storage.masking import display_uri
 from lazyvid.storage.objects import ObjectMeta, Pinning
 from lazyvid.storage.retry import TransientFault
+from lazyvid.storage.s3_ranges import Answer, SignedRanges
 
 _READ_BYTES = 1 << 18
+_PARAMETERS = {"Range": "Range", "If-Match": "IfMatch"}
 _DENIED = frozenset(
     [
         "AccessDenied",
@@ -91,6 +93,9 @@ class S3Backend:
         self._answered = False
         self.explainer = Explainer(options, credentials=credentials_source(options))
         self._fs = make_filesystem("s3", session_options(options, tuning))
+        self._signed = SignedRanges()
+        self._takes_urls: bool | None = None
+        """Whether it takes signed URLs, as far as is known; None before its first answer."""
         self._by_version = bool(options.get("version_aware"))
 
     @property
@@ -104,11 +109,12 @@ class S3Backend:
             self._fs.session = _new_session(self._fs.kwargs)
         await self._fs.set_session()
 
-    async def _call(self, method: str, **arguments: Any) -> dict[str, Any]:
+    async def _client(self, bucket: str) -> Any:
         client = await self._fs.set_session()
-        if self._fs.cache_regions:
-            client = await self._fs.get_s3(arguments["Bucket"])
-        function = getattr(client, method)
+        return await self._fs.get_s3(bucket) if self._fs.cache_regions else client
+
+    async def _call(self, method: str, **arguments: Any) -> dict[str, Any]:
+        function = getattr(await self._client(arguments["Bucket"]), method)
         count(requests=1)
         # s3fs adds the options that belong to each request: requester pays, server-side encryption keys, ...
         answer: dict[str, Any] = await function(**self._fs._get_s3_method_kwargs(function, **arguments))
@@ -132,21 +138,46 @@ class S3Backend:
     @contextlib.asynccontextmanager
     async def body(self, uri: str, start: int, stop: int | None, pin: ObjectMeta | None) -> AsyncIterator[Body]:
         """One GET request, with `Range` and `If-Match`."""
-        arguments: dict[str, Any] = _place(uri)
+        arguments, headers = _place(uri), {}
         if (header := range_header(start, stop)) is not None:
-            arguments["Range"] = header
+            headers["Range"] = header
         if pin is not None and self.pinning(pin) == "version":
             arguments["VersionId"] = pin.version
         elif pin is not None and pin.etag:
-            arguments["IfMatch"] = pin.etag
-        try:
-            answer = await self._call("get_object", **arguments)
-        except Exception as error:
-            if pin is not None and _status(error) == 412:
-                raise await self._changed(uri, pin) from None
-            raise
-        async with answer["Body"] as stream:
-            yield _body(uri, answer, stream)
+            headers["If-Match"] = pin.etag
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                answer, chunks = await stack.enter_async_context(self._asked(arguments, headers))
+            except Exception as error:
+                if pin is not None and _status(error) == 412:
+                    raise await self._changed(uri, pin) from None
+                raise
+            yield _body(uri, answer, chunks)
+
+    @contextlib.asynccontextmanager
+    async def _asked(self, arguments: dict[str, Any], headers: dict[str, str]) -> AsyncIterator[Answer]:
+        """One GET request: by a signed URL where a part of an object is asked for and the store takes such.
+
+        The first one is the client's own call: it says best what is wrong with credentials or the region.
+        """
+        asks_by_url = False
+        if self._takes_urls and "Range" in headers:
+            client = await self._client(arguments["Bucket"])
+            complete = self._fs._get_s3_method_kwargs(client.get_object, **arguments)
+            asks_by_url = self._signed.can_ask(client, complete)
+        if asks_by_url:
+            async with self._signed.get(client, complete, headers) as answer:
+                if answer is not None:
+                    self._answered = True
+                    yield answer
+                    return
+        found = await self._call("get_object", **arguments, **{_PARAMETERS[name]: headers[name] for name in headers})
+        if asks_by_url:
+            self._takes_urls = False
+        elif self._takes_urls is None:
+            self._takes_urls = True
+        async with found["Body"] as stream:
+            yield found, stream.iter_chunks(_READ_BYTES)
 
     async def _changed(self, uri: str, pin: ObjectMeta) -> ObjectChangedError:
         """One HEAD more, to say what lies there now."""
@@ -229,7 +260,7 @@ class S3Backend:
             )
         if isinstance(error, boto.SSLError):
             return self.explainer.certificate(error, uri)
-        if isinstance(error, (boto.ReadTimeoutError, boto.ConnectTimeoutError)):
+        if isinstance(error, (TimeoutError, boto.ReadTimeoutError, boto.ConnectTimeoutError)):
             return TransientFault(text, kind="timeout")
         if isinstance(error, (boto.EndpointConnectionError, boto.ProxyConnectionError)):
             return TransientFault(text, kind="connect")
@@ -293,7 +324,7 @@ def _meta(uri: str, answer: Mapping[str, Any]) -> ObjectMeta:
     return ObjectMeta(uri, answer["ContentLength"], answer.get("ETag") or None, _version(answer), _time(answer))
 
 
-def _body(uri: str, answer: Mapping[str, Any], stream: Any) -> Body:
+def _body(uri: str, answer: Mapping[str, Any], chunks: AsyncIterator[bytes]) -> Body:
     """An answer to a GET; some stores answer 200 to a range, so what counts is the Content-Range."""
     length = answer.get("ContentLength")
     found = content_range(answer.get("ContentRange"))
@@ -306,4 +337,4 @@ def _body(uri: str, answer: Mapping[str, Any], stream: Any) -> Body:
     else:
         start, total = found[0], found[2]
     meta = ObjectMeta(uri, total, answer.get("ETag") or None, _version(answer), _time(answer))
-    return Body(meta, start, length, stream.iter_chunks(_READ_BYTES))
+    return Body(meta, start, length, chunks)

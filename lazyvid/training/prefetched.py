@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Any, Generic, Protocol, TypeVar
 
-from lazyvid.training.process_lock import ProcessLock
+from lazyvid.process_lock import ProcessLock
 
 
 class Pending(Protocol):

@@ -10,7 +10,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from lazyvid.training.process_lock import ProcessLock
+from lazyvid.process_lock import ProcessLock
 
 T = TypeVar("T")
 R = TypeVar("R")

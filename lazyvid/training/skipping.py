@@ -15,8 +15,8 @@ from typing import Any, Literal
 
 from lazyvid.errors import LazyVidError, StoreTimeoutError, StoreUnavailableError
 from lazyvid.frames import Window
+from lazyvid.process_lock import ProcessLock
 from lazyvid.stats import count
-from lazyvid.training.process_lock import ProcessLock
 
 OnError = Literal["raise", "skip"]
 

@@ -204,6 +204,16 @@ def counts_up_to(videos: int) -> Iterator[int]:
     yield videos
 
 
+_FLAT = ("ms_to_open", "ms_to_make_a_dataset", "us_to_look_a_video_up", "ms_per_sample")
+"""What should cost the same however many videos there are."""
+
+
+def flatness(catalogs: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """What each of `_FLAT` costs in the smallest catalog by what it costs in the largest."""
+    few, many = catalogs[0], catalogs[-1]
+    return {f"{name}, {few['videos']} videos / {many['videos']}": few[name] / many[name] for name in _FLAT}
+
+
 def main(
     videos: Annotated[int, typer.Option(help="Videos of the largest catalog.")] = 10_000,
     workers: Annotated[int, typer.Option(help="Workers whose memory is looked at.")] = 4,
@@ -223,6 +233,7 @@ def main(
         dataset = ClipDataset(opened_anew(place), ClipSpec(16))
         results["memory"] = memory_of_workers(dataset, workers=workers, epochs=epochs, method=method)
         console.print(results["memory"])
+    results["ratios"] = flatness(results["catalogs"])
     if json is not None:
         write_json(json, results)
 

@@ -15,13 +15,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
+import av
 import typer
 from common import write_json
 from rich.console import Console
@@ -100,6 +101,16 @@ def upload(folder: Path, server: S3Server, prefix: str) -> None:
         list(pool.map(lambda path: store.upload(path, f"{prefix}/{path.name}"), sorted(folder.glob("*.mp4"))))
 
 
+def demuxed_ms(folder: Path) -> float:
+    """Processor milliseconds a file for what anyone needs at least: PyAV opens it and goes through its packets."""
+    paths = sorted(folder.glob("*.mp4"))
+    start = time.process_time()
+    for path in paths:
+        with av.open(str(path)) as container:
+            deque(container.demux(video=0), maxlen=0)
+    return 1e3 * (time.process_time() - start) / len(paths)
+
+
 def commands(videos: str, catalog: str, jobs: int) -> list[list[str]]:
     """What is measured: sidecars written; found fresh; a catalog made by them; looked at for changes."""
     options = ["--jobs", str(jobs)]
@@ -130,6 +141,7 @@ def main(
         root = Path(temporary)
         environment = {node_files.DIRECTORY_VARIABLE: str(root / "node")}
         results["bytes_per_file"] = make_files(root / "videos", files=files, frames=frames)
+        results["demuxed_ms"] = demuxed_ms(root / "videos")
         prefix = server.url("videos")
         upload(root / "videos", server, prefix)
         for arguments in commands(str(root / "videos"), str(root / "c.lance"), jobs):
@@ -140,6 +152,11 @@ def main(
             endpoint = ["--endpoint-url", options["client_kwargs"]["endpoint_url"]]
             for arguments in commands(prefix, server.url("c.lance"), jobs):
                 show(run([*arguments, *endpoint], files=files, where="s3", environment=environment, proxy=proxy))
+    results["ratios"] = {
+        f"{one.command}, {one.where}, run {number}: PyAV's demuxing / processor time": results["demuxed_ms"]
+        / one.cpu_ms
+        for number, one in enumerate(results["runs"])
+    }
     if json is not None:
         write_json(json, results)
 

@@ -42,8 +42,14 @@ echo "Installing torch"
 echo "Installing the other packages"
 # setuptools is there already, so that building lazyvid needs no environment (and no unpinned version) of its own.
 "${pip[@]}" --no-build-isolation --editable '.[dev]'
-"$venv/bin/python" - <<'PY'
+# What every process imports is compiled now, also where PYTHONDONTWRITEBYTECODE is set: torch alone costs each start of a
+# worker a second otherwise.
+env -u PYTHONDONTWRITEBYTECODE "$venv/bin/python" - <<'PY'
+import importlib
+
 import torch
 
+for name in ("lazyvid.cli", "lazyvid.training.datamodule", "lance", "pyarrow.parquet", "s3fs", "hypothesis", "pytest"):
+    importlib.import_module(name)
 print(f"Ready: torch {torch.__version__}, CUDA {'available' if torch.cuda.is_available() else 'not available'}")
 PY

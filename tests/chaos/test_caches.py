@@ -22,7 +22,9 @@ from children import wait_until
 from sizes import also_in_chaos, counts
 
 from lazyvid import LazyVideo, ObjectStore, SegmentCache, build_index
+from lazyvid.index import node_files
 from lazyvid.stats import read_stats
+from lazyvid.storage import cache
 from lazyvid.testing import FaultServer, read_frame_number, write_video
 
 FRAMES = 24
@@ -209,3 +211,32 @@ def test_the_quota_holds_while_it_is_read(
     spent = read_stats() - before
     assert spent.cache_misses > VIDEOS
     assert isinstance(videos[0][0], torch.Tensor)
+
+
+_FOLDERS = ("cache", "index", "scratch", "stats")
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only the superuser can lay a folder under another user's name")
+@pytest.mark.parametrize("laid", ["folder", "link"])
+def test_folders_that_another_user_laid_are_not_used(filled: FaultServer, tmp_path: Path, laid: str) -> None:
+    theirs, shared = tmp_path / "theirs", tmp_path / "shared"
+    shared.mkdir()
+    for name in _FOLDERS:
+        (theirs / name).mkdir(parents=True)
+        place = shared / f"lazyvid-{name}-{os.getuid()}"
+        if laid == "link":
+            place.symlink_to(theirs / name)
+        else:
+            place.mkdir()
+            os.chown(place, 12345, 12345)
+    named = (cache.DIRECTORY_VARIABLE, node_files.DIRECTORY_VARIABLE)
+    environment = {name: value for name, value in os.environ.items() if name not in named}
+    paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    pickled = pickle.dumps(videos_of(filled, SegmentCache())).hex()
+    done = subprocess.run(
+        [sys.executable, "-c", FULL, shared, ".", paths], env={**environment, "TMPDIR": str(shared)},
+        input=pickled, check=False, capture_output=True, text=True, timeout=240,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert [path for name in _FOLDERS for path in (theirs / name).iterdir()] == []
+    assert [path for path in shared.rglob("lazyvid-*/*") if not path.is_relative_to(theirs)] == []

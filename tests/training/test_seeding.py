@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import random
 import threading
 from pathlib import Path
@@ -15,7 +14,6 @@ from dataset_samples import equal, jitter
 
 from lazyvid.frames import ClipSpec, Window
 from lazyvid.training import ClipDataset
-from lazyvid.training.process_lock import ProcessLock
 from lazyvid.training.seeding import seeded, transformed
 
 
@@ -86,16 +84,6 @@ def test_a_transform_may_read_other_samples(folder: Path) -> None:
         assert mixed["drawn"].tolist() == [*draw(), *draw()]
     with seeded(9):
         assert mixed["other"].tolist() == draw()
-
-
-def test_a_lock_is_open_where_it_arrives() -> None:
-    lock = ProcessLock()
-    with lock:
-        received = pickle.loads(pickle.dumps(lock))
-        with received:
-            pass
-    with lock:
-        pass
 
 
 def test_a_window_brings_its_seed(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""`ProcessLock`: a lock for objects that live on in forked children and travel in pickles."""
+"""`ProcessLock`: a lock for objects that live on in forked children and travel in pickles; below every room."""
 
 from __future__ import annotations
 
@@ -15,18 +15,16 @@ class ProcessLock:
     """
 
     def __init__(self) -> None:
-        self._pid = os.getpid()
-        self._lock = threading.RLock()
+        self._locks: dict[int, threading.RLock] = {}
 
     def __enter__(self) -> None:
-        if self._pid != os.getpid():
-            self._pid, self._lock = os.getpid(), threading.RLock()
-        self._lock.acquire()
+        # `setdefault`: of two threads of a new child that come at once, both must get the same one.
+        self._locks.setdefault(os.getpid(), threading.RLock()).acquire()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._lock.release()
+        self._locks[os.getpid()].release()
 
     def __reduce__(self) -> tuple[type[ProcessLock], tuple[()]]:
         return type(self), ()
