@@ -180,7 +180,8 @@ def trainer(tmp_path: Path, videos: Path, own_folders: Path) -> Iterator[Any]:
     def start(way: str) -> subprocess.Popen[str]:
         script = tmp_path / "train.py"
         script.write_text(TRAINER.format(here=str(Path(__file__).parent), videos=str(videos), way=way))
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        paths = os.pathsep.join(filter(None, sys.path))
+        environment = {**os.environ, "PYTHONPATH": paths, "PYTHONFAULTHANDLER": "1"}
         with (tmp_path / "said").open("w") as said, (tmp_path / "errors").open("w") as errors:
             process = subprocess.Popen(
                 [sys.executable, str(script)], stdout=said, stderr=errors, text=True, env=environment
@@ -228,7 +229,12 @@ def test_a_trainer_that_ends_leaves_nothing(
         everyone = family(process.pid)
         assert len(everyone) >= 3
         process.send_signal(getattr(signal, sent))
-        process.wait(60)
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGABRT)  # faulthandler shows where it stands
+            process.wait(60)
+            pytest.fail((tmp_path / "errors").read_text())
         assert process.returncode != 0
         assert wait_until(lambda everyone=everyone: not _running(everyone), seconds=60), _running(everyone)
         shared = [p.name for p in Path("/dev/shm").iterdir() if any(f"_{pid}_" in p.name for pid in everyone)]
