@@ -114,3 +114,16 @@ def test_links_between_documents_lead_somewhere(document: str) -> None:
     text = (ROOT / document).read_text(encoding="utf-8")
     links = [link.split("#")[0] for link in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in link]
     assert [link for link in links if link and not (ROOT / document).parent.joinpath(link).exists()] == []
+
+
+def test_each_promise_names_tests_that_are_there() -> None:
+    text = README.read_text(encoding="utf-8")
+    promises = re.split(
+        r"^\d\. \*\*", text.partition("## What it promises")[2].partition("\n## ")[0], flags=re.MULTILINE
+    )[1:]
+    assert len(promises) == 8
+    for promise in promises:
+        named = re.findall(r"`(tests/\S+\.py)::(test_\w+)`", promise)
+        assert named, promise
+        for path, test in named:
+            assert f"def {test}(" in (ROOT / path).read_text(encoding="utf-8"), (path, test)
