@@ -211,7 +211,9 @@ _FLAT = ("ms_to_open", "ms_to_make_a_dataset", "us_to_look_a_video_up", "ms_per_
 def flatness(catalogs: Sequence[dict[str, Any]]) -> dict[str, float]:
     """What each of `_FLAT` costs in the smallest catalog by what it costs in the largest."""
     few, many = catalogs[0], catalogs[-1]
-    return {f"{name}, {few['videos']} videos / {many['videos']}": few[name] / many[name] for name in _FLAT}
+    return {
+        f"{name}, {few['videos']} videos / {many['videos']}": few[name].median / many[name].median for name in _FLAT
+    }
 
 
 def main(
