@@ -171,6 +171,7 @@ class BytesFile:
 # A demuxer over bytes at hand waits for nothing, but gives the interpreter's lock away and takes it back at each
 # packet: sixteen threads that do so spend half of their time on that.
 _one_at_a_time = ProcessLock()
+_THREAD = "lazyvid-probe"
 
 
 def run_with_file(source: ByteSource, work: Callable[[BytesFile], Result]) -> Result:
@@ -183,7 +184,9 @@ def run_with_file(source: ByteSource, work: Callable[[BytesFile], Result]) -> Re
         StoreError: what the source raised while FFmpeg read from it.
     """
     file = BytesFile(source)
-    turn = _one_at_a_time if isinstance(source, SparseBytes) else nullcontext()
+    # A probe that looks at its file once more has its turn already, in a thread that waits for this one.
+    waits = isinstance(source, SparseBytes) and threading.current_thread().name != _THREAD
+    turn = _one_at_a_time if waits else nullcontext()
     outcome: list[Result] = []
     failure: list[BaseException] = []
     done = threading.Event()  # not Thread.join: interrupted once, it takes the thread for ended (CPython 3.11)
@@ -197,7 +200,7 @@ def run_with_file(source: ByteSource, work: Callable[[BytesFile], Result]) -> Re
         finally:
             done.set()
 
-    thread = threading.Thread(target=body, name="lazyvid-probe", daemon=True)
+    thread = threading.Thread(target=body, name=_THREAD, daemon=True)
     try:
         thread.start()  # which waits for the thread's first sign, and may be interrupted there
         while not done.wait(_LOOK_UP_S):  # a signal that comes just before a thread blocks does not wake it
