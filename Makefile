@@ -63,7 +63,7 @@ remote_OPTIONS = $(CONTENT)
 loader_OPTIONS = $(if $(VIDEO),--video $(VIDEO)) --workers 2 --workers 0
 lerobot_OPTIONS = $(CONTENT)
 
-bench: $(BENCHMARKS:%=bench-%) ## Every benchmark, every table and plot, from nothing (an hour)
+bench: $(BENCHMARKS:%=bench-%) ## Every benchmark, every table and plot, from nothing (over an hour)
 	$(BIN)/python scripts/bench/plots.py $(FIGURES) $(PLOTS)
 
 bench-%: $(STAMP)

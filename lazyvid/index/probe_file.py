@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -14,7 +15,7 @@ from lazyvid.index.frame_index import Source
 from lazyvid.index.probe_demux import PacketRows, open_container, video_stream
 from lazyvid.index.probe_emerging import is_doubtful, silent_packets
 from lazyvid.index.probe_parameters import CodecParameters, check_pixels, codec_parameters
-from lazyvid.index.sparse import BytesFile, ByteSource, WindowedBytes, run_with_file
+from lazyvid.index.sparse import BytesFile, ByteSource, WindowedBytes, run_with_file, with_file
 from lazyvid.storage import display_uri
 
 if TYPE_CHECKING:
@@ -61,17 +62,20 @@ class VideoFile:
             work: Done in another thread.
             table_only: See `open_container`.
         """
-        return self._opened(source, work, limits=self.limits, table_only=table_only)
+        opened = partial(self._opened, work=work, limits=self.limits, table_only=table_only)
+        return run_with_file(source, opened)
 
     def _opened(
-        self, source: ByteSource, work: Callable[[InputContainer], Result], *, limits: Limits | None, table_only: bool
+        self,
+        file: BytesFile,
+        *,
+        work: Callable[[InputContainer], Result],
+        limits: Limits | None,
+        table_only: bool = False,
     ) -> Result:
-        def open_and_work(file: BytesFile) -> Result:
-            opened = open_container(file, self.container, uri=self.uri, limits=limits, table_only=table_only)
-            with opened as container:
-                return work(container)
-
-        return run_with_file(source, open_and_work)
+        opened = open_container(file, self.container, uri=self.uri, limits=limits, table_only=table_only)
+        with opened as container:
+            return work(container)
 
     def parameters(self, source: ByteSource, container: InputContainer) -> CodecParameters:
         """The codec parameters of the file's stream.
@@ -87,7 +91,7 @@ class VideoFile:
         stream = video_stream(container, self.stream, uri=self.uri)
         context = stream.codec_context
         if context is not None and not (context.width and context.height):
-            width, height = self._opened(source, self._stated_size, limits=None, table_only=False)
+            width, height = with_file(BytesFile(source), partial(self._opened, work=self._stated_size, limits=None))
             check_pixels(width, height, uri=self.uri, limits=self.limits)
             raise CorruptVideoError(
                 f"Expected a video stream that says how large its pictures are, found none of its parameter sets in "

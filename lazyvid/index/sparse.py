@@ -171,22 +171,34 @@ class BytesFile:
 # A demuxer over bytes at hand waits for nothing, but gives the interpreter's lock away and takes it back at each
 # packet: sixteen threads that do so spend half of their time on that.
 _one_at_a_time = ProcessLock()
-_THREAD = "lazyvid-probe"
+
+
+def with_file(file: BytesFile, work: Callable[[BytesFile], Result]) -> Result:
+    """Let `work` hand a file to FFmpeg; what goes wrong while it is read comes out as it is.
+
+    For a thread that no Ctrl-C comes to; another one takes `run_with_file`.
+
+    Raises:
+        StoreError: what the file's source raised.
+    """
+    try:
+        return work(file)
+    finally:
+        if file.failure is not None:
+            raise file.failure
 
 
 def run_with_file(source: ByteSource, work: Callable[[BytesFile], Result]) -> Result:
-    """Let `work` hand a file over `source` to FFmpeg, with what goes wrong while reading kept as it is.
+    """Do `with_file`, over a source, in a thread of its own while the caller waits.
 
     Ctrl-C interrupts the main thread only, wherever it is; inside one of FFmpeg's callbacks it would be lost and read
-    as an early end of the file. So the work is done in a thread of its own while the caller waits.
+    as an early end of the file. The work must not come back here, whose turn it would wait for.
 
     Raises:
         StoreError: what the source raised while FFmpeg read from it.
     """
     file = BytesFile(source)
-    # A probe that looks at its file once more has its turn already, in a thread that waits for this one.
-    waits = isinstance(source, SparseBytes) and threading.current_thread().name != _THREAD
-    turn = _one_at_a_time if waits else nullcontext()
+    turn = _one_at_a_time if isinstance(source, SparseBytes) else nullcontext()
     outcome: list[Result] = []
     failure: list[BaseException] = []
     done = threading.Event()  # not Thread.join: interrupted once, it takes the thread for ended (CPython 3.11)
@@ -194,13 +206,13 @@ def run_with_file(source: ByteSource, work: Callable[[BytesFile], Result]) -> Re
     def body() -> None:
         try:
             with turn:
-                outcome.append(work(file))
+                outcome.append(with_file(file, work))
         except BaseException as error:
             failure.append(error)
         finally:
             done.set()
 
-    thread = threading.Thread(target=body, name=_THREAD, daemon=True)
+    thread = threading.Thread(target=body, name="lazyvid-probe", daemon=True)
     try:
         thread.start()  # which waits for the thread's first sign, and may be interrupted there
         while not done.wait(_LOOK_UP_S):  # a signal that comes just before a thread blocks does not wake it
@@ -210,8 +222,6 @@ def run_with_file(source: ByteSource, work: Callable[[BytesFile], Result]) -> Re
         if thread.ident is not None:
             done.wait()
         raise
-    if file.failure is not None:
-        raise file.failure
     if failure:
         raise failure[0]
     return outcome[0]

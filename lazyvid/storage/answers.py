@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from datetime import datetime
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 from lazyvid.errors import (
@@ -119,3 +121,16 @@ def range_header(start: int, stop: int | None) -> str | None:
     if stop is None:
         return f"bytes={start}-" if start else None
     return f"bytes={start}-{stop - 1}"
+
+
+def body_length(header: str | None) -> int | None:
+    """The number of bytes that a Content-Length header announces; None without a usable header."""
+    return int(header) if header and header.isdigit() else None
+
+
+def http_date(header: str | None) -> datetime | None:
+    """The moment that a Last-Modified header names; None without a usable header."""
+    try:
+        return parsedate_to_datetime(header) if header else None
+    except ValueError:
+        return None

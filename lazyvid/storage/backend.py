@@ -12,6 +12,9 @@ from lazyvid.storage.answers import Explainer
 from lazyvid.storage.objects import ObjectMeta, Pinning
 from lazyvid.storage.retry import TransientFault
 
+READ_BYTES = 1 << 18
+"""What is taken from a connection at once."""
+
 
 @dataclass(frozen=True, slots=True)
 class Tuning:

@@ -6,20 +6,18 @@ import asyncio
 import contextlib
 import io
 from collections.abc import AsyncIterator, Mapping
-from email.utils import parsedate_to_datetime
 from typing import Any
 
 from lazyvid.errors import ObjectChangedError, StoreError, UnsafeKeyError
 from lazyvid.stats import count
-from lazyvid.storage.answers import Explainer, content_range, range_header
-from lazyvid.storage.backend import Body, Tuning
+from lazyvid.storage.answers import Explainer, body_length, content_range, http_date, range_header
+from lazyvid.storage.backend import READ_BYTES, Body, Tuning
 from lazyvid.storage.filesystems import make_filesystem
 from lazyvid.storage.layout import split
 from lazyvid.storage.masking import display_uri
 from lazyvid.storage.objects import ObjectMeta, Pinning
 from lazyvid.storage.retry import TransientFault
 
-_READ_BYTES = 1 << 18
 _NO_HEAD = frozenset({400, 401, 403, 405, 501})
 _LINKED_AT_ONCE = 8
 
@@ -83,8 +81,8 @@ class HttpBackend:
         async with self._ask("HEAD", uri) as answer:
             if answer.status not in _NO_HEAD:
                 self._check(answer, uri)
-                if answer.headers.get("Content-Length", "").isdigit():
-                    return _meta(uri, int(answer.headers["Content-Length"]), answer)
+                if (length := body_length(answer.headers.get("Content-Length"))) is not None:
+                    return _meta(uri, length, answer)
         async with self._ask("GET", uri, headers={"Range": "bytes=0-0"}) as answer:
             if answer.status == 416:  # of an empty object no byte can be asked for
                 total = answer.headers.get("Content-Range", "").rpartition("/")[2]
@@ -201,19 +199,16 @@ def _etag(answer: Any) -> str | None:
 
 
 def _meta(uri: str, size: int, answer: Any) -> ObjectMeta:
-    try:
-        seconds = parsedate_to_datetime(answer.headers["Last-Modified"]).timestamp()
-    except (KeyError, TypeError, ValueError):
-        return ObjectMeta(uri, size, _etag(answer))
-    return ObjectMeta(uri, size, _etag(answer), modified_ns=int(seconds) * 1_000_000_000)
+    modified = http_date(answer.headers.get("Last-Modified"))
+    modified_ns = None if modified is None else int(modified.timestamp()) * 1_000_000_000
+    return ObjectMeta(uri, size, _etag(answer), modified_ns=modified_ns)
 
 
 def _body(uri: str, answer: Any) -> Body:
-    text = answer.headers.get("Content-Length", "")
-    length = int(text) if text.isdigit() else None
+    length = body_length(answer.headers.get("Content-Length"))
     found = content_range(answer.headers.get("Content-Range"))
     if answer.status == 206 and found is None:
         raise TransientFault("a partial answer that does not say which part it is", kind="short")
     start, total = (found[0], found[2]) if found else (0, -1 if length is None else length)
     # Without the time of change: the mirrors behind one name may each have their own.
-    return Body(ObjectMeta(uri, total, _etag(answer)), start, length, answer.content.iter_chunked(_READ_BYTES))
+    return Body(ObjectMeta(uri, total, _etag(answer)), start, length, answer.content.iter_chunked(READ_BYTES))

@@ -12,7 +12,7 @@ from typing import Any
 from lazyvid.errors import AccessDeniedError, ObjectChangedError, StoreError, StoreUnavailableError
 from lazyvid.stats import count
 from lazyvid.storage.answers import Explainer, content_range, range_header
-from lazyvid.storage.backend import Body, Tuning
+from lazyvid.storage.backend import READ_BYTES, Body, Tuning
 from lazyvid.storage.filesystems import make_filesystem
 from lazyvid.storage.layout import split
 from lazyvid.storage.masking import display_uri
@@ -20,7 +20,6 @@ from lazyvid.storage.objects import ObjectMeta, Pinning
 from lazyvid.storage.retry import TransientFault
 from lazyvid.storage.s3_ranges import Answer, SignedRanges
 
-_READ_BYTES = 1 << 18
 _PARAMETERS = {"Range": "Range", "If-Match": "IfMatch"}
 _DENIED = frozenset(
     [
@@ -177,7 +176,7 @@ class S3Backend:
         elif self._takes_urls is None:
             self._takes_urls = True
         async with found["Body"] as stream:
-            yield found, stream.iter_chunks(_READ_BYTES)
+            yield found, stream.iter_chunks(READ_BYTES)
 
     async def _changed(self, uri: str, pin: ObjectMeta) -> ObjectChangedError:
         """One HEAD more, to say what lies there now."""

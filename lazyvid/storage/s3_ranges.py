@@ -10,15 +10,15 @@ from __future__ import annotations
 import contextlib
 import weakref
 from collections.abc import AsyncIterator, Mapping, MutableMapping
-from email.utils import parsedate_to_datetime
 from typing import Any
 
 from lazyvid.stats import count
+from lazyvid.storage.answers import body_length, http_date
+from lazyvid.storage.backend import READ_BYTES
 
 Answer = tuple[dict[str, Any], AsyncIterator[bytes]]
 """What `get_object` says of an object, and the bytes that were asked for."""
 
-_READ_BYTES = 1 << 18
 _SIGNED_PARAMETERS = frozenset({"Bucket", "Key", "VersionId"})
 _EXPIRES_S = 3600
 _OK = frozenset({200, 206})
@@ -68,7 +68,7 @@ class SignedRanges:
         response = await _send(client, url, headers)
         try:
             if response.status_code in _OK:
-                yield _facts(response), response.raw.content.iter_chunked(_READ_BYTES)
+                yield _facts(response), response.raw.content.iter_chunked(READ_BYTES)
             elif response.status_code in _PLAIN or response.status_code >= _FAILED:
                 raise await _client_error(response)
             else:
@@ -104,22 +104,14 @@ async def _send(client: Any, url: str, headers: Mapping[str, str]) -> Any:
 def _facts(response: Any) -> dict[str, Any]:
     """What is looked at of an answer, under the names that `get_object` has for it."""
     headers = response.headers
-    length = headers.get("content-length", "")
     return {
-        "ContentLength": int(length) if length.isdigit() else None,
+        "ContentLength": body_length(headers.get("content-length")),
         "ContentRange": headers.get("content-range"),
         "ETag": headers.get("etag"),
         "VersionId": headers.get("x-amz-version-id"),
-        "LastModified": _time(headers.get("last-modified", "")),
+        "LastModified": http_date(headers.get("last-modified")),
         "ResponseMetadata": {"HTTPStatusCode": response.status_code},
     }
-
-
-def _time(text: str) -> Any:
-    try:
-        return parsedate_to_datetime(text)
-    except ValueError:
-        return None
 
 
 async def _client_error(response: Any) -> Exception:
