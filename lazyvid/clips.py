@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -26,14 +25,11 @@ from lazyvid.errors import LazyVidError, LimitExceededError, ObjectChangedError
 from lazyvid.frames import Clip, Limits
 from lazyvid.index.recipe import IndexRecipe
 from lazyvid.index.view import FrameView
+from lazyvid.memory import default_memory
 from lazyvid.storage import SegmentCache, display_uri
 
 ChannelFormat = Literal["NCHW", "NHWC"]
 Backend = Literal["pyav", "torchcodec"]
-
-_ALIGNMENT = 64
-_LARGE = 4 << 20
-"""Bytes from which on numpy asks the system for huge pages."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,21 +236,8 @@ def _with_advice(error: ObjectChangedError, requests: Sequence[ClipRequest]) -> 
 
 def _allocate(shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:
     """uint8 tensors of these shapes; those of one shape are consecutive rows of one tensor."""
+    empty = default_memory().empty
     if len(shapes) == 1:
-        return [_empty(shapes[0])]
-    rows = {shape: iter(_empty((many, *shape))) for shape, many in Counter(shapes).items()}
+        return [empty(shapes[0])]
+    rows = {shape: iter(empty((many, *shape))) for shape, many in Counter(shapes).items()}
     return [next(rows[shape]) for shape in shapes]
-
-
-def _empty(shape: tuple[int, ...]) -> Tensor:
-    """An uninitialised uint8 tensor, aligned as torch aligns.
-
-    A large one lies in numpy's memory, which asks for huge pages: faulting in 19 MB by small ones, for every batch
-    anew, is a twentieth of all that a batch of small pictures costs.
-    """
-    nbytes = math.prod(shape)
-    if nbytes < _LARGE:
-        return torch.empty(shape, dtype=torch.uint8)
-    memory = np.empty(nbytes + _ALIGNMENT, np.uint8)
-    first = -memory.ctypes.data % _ALIGNMENT
-    return torch.from_numpy(memory[first : first + nbytes].reshape(shape))
