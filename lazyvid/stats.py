@@ -17,6 +17,7 @@ import stat
 import tempfile
 import threading
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
@@ -206,14 +207,29 @@ def read_stats(*, scope: Literal["process", "all"] = "process") -> ReadStats:
     """
     if scope not in ("process", "all"):
         raise ValueError(f"Invalid scope {scope!r}: expected 'process' or 'all'.")
+    return ReadStats(*_registry.get().values) if scope == "process" else read_stats_besides(())
+
+
+def process_name() -> str:
+    """What this process is called among the counters of this machine."""
+    return _registry.get().name
+
+
+def read_stats_besides(others: Iterable[str]) -> ReadStats:
+    """Counts of this process and of every one started from it, but for some of them and what these have started.
+
+    Args:
+        others: Their `process_name`s. What stands above this process in the line is no matter.
+    """
     own = _registry.get()
+    others = frozenset(others)
     totals = list(own.values)
-    if scope == "all":
-        for path in _files_below(own.name):
-            if path == own.path:
-                continue
-            with contextlib.suppress(OSError, ValueError, TypeError):  # gone, or not written in full yet
-                totals = [a + b for a, b in zip(totals, memoryview(path.read_bytes()).cast("q"), strict=True)]
+    for path in _files_below(own.name):
+        lineage = _lineage(path)
+        if path == own.path or not others.isdisjoint(lineage[: lineage.index(own.name)]):
+            continue
+        with contextlib.suppress(OSError, ValueError, TypeError):  # gone, or not written in full yet
+            totals = [a + b for a, b in zip(totals, memoryview(path.read_bytes()).cast("q"), strict=True)]
     return ReadStats(*totals)
 
 

@@ -116,6 +116,26 @@ def test_a_workers_own_workers_count_too() -> None:
     assert read_stats(scope="all").packets_fed == 10
 
 
+def _as_a_rank(packets: int, names: object) -> None:
+    _work_in_a_child(packets)
+    names.put(stats.process_name())  # type: ignore[attr-defined]
+
+
+def test_others_and_what_they_started_can_be_left_out() -> None:
+    count(packets_fed=1)
+    context = multiprocessing.get_context("fork")
+    names = context.SimpleQueue()
+    other = context.Process(target=_as_a_rank, args=(10, names))
+    worker = context.Process(target=_work, args=(100,))
+    for child in (other, worker):
+        child.start()
+        child.join(240)
+    assert stats.read_stats_besides([names.get()]).packets_fed == 101
+    assert stats.read_stats_besides([]) == read_stats(scope="all")
+    above = stats._ancestors()[1:]
+    assert stats.read_stats_besides(above).packets_fed == 121, "what stands above is no matter"
+
+
 def test_a_forked_worker_starts_at_zero_and_leaves_its_parents_counts_alone() -> None:
     count(packets_fed=7)
     context = multiprocessing.get_context("fork")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import socket
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from lazyvid.frames import ClipSpec
 from lazyvid.index.catalog import Catalog
-from lazyvid.stats import ReadStats, read_stats
+from lazyvid.stats import ReadStats, process_name, read_stats_besides
 from lazyvid.storage import ObjectStore
 from lazyvid.training.clip_dataset import ClipDataset
 from lazyvid.training.loader import ClipLoader
@@ -264,22 +265,28 @@ class VideoDataModule(pl.LightningDataModule):
 class ReadStatsCallback(pl.Callback):
     """Logs what an epoch cost: the counters of `lazyvid.read_stats`, as `lazyvid/requests`, `lazyvid/retries`, ...
 
-    They count this rank's process and all that it started: its workers, which may be at work for the next epoch
-    already, and, on the rank whose script Lightning runs again for the others ("ddp"), those ranks of its machine too.
-    Nothing else is summed over ranks.
+    They count all ranks and all that these started: also workers that are at work for the next epoch already.
     """
 
     def __init__(self) -> None:
+        self._other_ranks: list[str] = []
         self._before = ReadStats()
 
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
-        """Note where the counters stand."""
-        self._before = read_stats(scope="all")
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+        """Find out which processes are the other ranks, as Lightning's "ddp" starts them from the first one."""
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            here = (socket.gethostname(), process_name())
+            ranks = [here] * trainer.world_size
+            torch.distributed.all_gather_object(ranks, here)
+            self._other_ranks = [name for host, name in ranks if host == here[0] and name != here[1]]
+        self._before = read_stats_besides(self._other_ranks)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
-        """Log what was counted since."""
-        spent = dataclasses.asdict(read_stats(scope="all") - self._before)
-        pl_module.log_dict({f"lazyvid/{name}": float(count) for name, count in spent.items()})
+        """Log what was counted since the last time."""
+        now = read_stats_besides(self._other_ranks)
+        spent, self._before = dataclasses.asdict(now - self._before), now
+        counts = {f"lazyvid/{name}": float(count) for name, count in spent.items()}
+        pl_module.log_dict(counts, sync_dist=True, reduce_fx="sum")
 
 
 def _normalised(batch: Any, mean: Sequence[float] | None, std: Sequence[float] | None) -> Any:

@@ -23,7 +23,7 @@ from loader_samples import jitter
 
 from lazyvid import ClipSpec, LazyVideo
 from lazyvid.testing import read_frame_number
-from lazyvid.training.datamodule import VideoDataModule
+from lazyvid.training.datamodule import ReadStatsCallback, VideoDataModule
 
 Seen = list[list[Any]]
 
@@ -104,8 +104,7 @@ def main(order: dict[str, Any]) -> None:
     trainer = trainer_of(
         epochs=order["epochs"], callbacks=callbacks or None, devices=order["devices"], strategy=order["strategy"]
     )
-    callbacks_out = Write(out)
-    trainer.callbacks.append(callbacks_out)  # type: ignore[attr-defined]
+    trainer.callbacks += [ReadStatsCallback(), Write(out)]  # type: ignore[attr-defined]
     trainer.fit(
         model,
         datamodule=data_of(order["videos"], **order["data"]),
@@ -119,9 +118,13 @@ class Write(Callback):
 
     def __init__(self, out: Path) -> None:
         self.out = out
+        self.counted: list[float] = []
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.counted.append(float(trainer.callback_metrics["lazyvid/frames_returned"]))
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        text = json.dumps({"seen": pl_module.seen, "validated": pl_module.validated})
+        text = json.dumps({"seen": pl_module.seen, "validated": pl_module.validated, "counted": self.counted})
         (self.out / f"rank{trainer.global_rank}.json").write_text(text)
 
 

@@ -127,6 +127,13 @@ def check_ranks(ranks: list[dict[str, Any]], whole: Seen) -> None:
         assert (alone - together).total() < len(ranks), "fewer windows than ranks are left out"
 
 
+def check_counts(ranks: list[dict[str, Any]]) -> None:
+    """Every rank logs the same, and all that all of them read, once."""
+    first, second = (rank["counted"] for rank in ranks)
+    assert first == second
+    assert sum(first) == sum(len(shown_of(rank, epoch)) for rank in ranks for epoch in range(3))
+
+
 STRATEGIES = ("ddp", "ddp_spawn", "ddp_fork", "ddp_notebook")
 
 
@@ -137,6 +144,7 @@ def test_two_ranks_share_each_epoch(folder: Path, whole: Seen, tmp_path: Path, s
     ranks = run(tmp_path, str(folder), strategy=strategy, open_first=first, data={"num_workers": workers})
     assert len(ranks) == 2
     check_ranks(ranks, whole)
+    check_counts(ranks)
 
 
 @pytest.fixture(scope="module")
