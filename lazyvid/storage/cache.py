@@ -361,9 +361,11 @@ def _is_complete(path: Path, meta: ObjectMeta) -> bool:
 
 
 def _is_used(path: Path) -> bool:
-    """Whether the file is there; notes that it was used."""
+    """Whether the file is there for this user; notes that it was used, where it is the user's own."""
     try:
         os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
+    except PermissionError:
+        return os.access(path, os.R_OK)
     except OSError:
         return False
     return True

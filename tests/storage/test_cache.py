@@ -4,11 +4,13 @@ import multiprocessing
 import os
 import pickle
 import shutil
+import tempfile
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import pytest
 
@@ -294,6 +296,43 @@ def test_a_directory_that_another_user_laid_is_not_used(remote: tuple[ObjectStor
     with pytest.raises(StoreError, match="cannot be written"):
         SegmentCache().fetch(*remote)
     assert list(elsewhere.iterdir()) == []
+
+
+def _read_as(user: int, cache: SegmentCache, remote: tuple[ObjectStore, str], sender: Any) -> None:
+    os.setgroups([])
+    os.setgid(user)
+    os.setuid(user)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        with cache.open(*remote) as file:
+            sender.send((file.read() == DATA, [str(warning.message) for warning in said]))
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only the superuser can be another user for a moment")
+@pytest.mark.parametrize("readable", [True, False])
+def test_a_named_directory_of_another_user_is_read_where_it_may_be(
+    remote: tuple[ObjectStore, str], fault_server: FaultServer, readable: bool
+) -> None:
+    context = multiprocessing.get_context("fork")
+    with tempfile.TemporaryDirectory() as folder:  # not below tmp_path: pytest closes that to other users
+        os.chmod(folder, 0o755)
+        cache = SegmentCache(Path(folder) / "copies", 250_000)
+        copy = cache.fetch(*remote)
+        cache.root.chmod(0o755)
+        copy.chmod(0o644 if readable else 0o600)
+        fetched = downloads(fault_server)
+        receiver, sender = context.Pipe(duplex=False)
+        process = context.Process(target=_read_as, args=(12345, cache, remote, sender))
+        process.start()
+        assert receiver.poll(60)
+        right, said = receiver.recv()
+        process.join(60)
+    assert right
+    if readable:
+        assert said == []
+        assert downloads(fault_server) == fetched
+    else:
+        assert "cannot be written: Permission denied" in said[0]
 
 
 # -- files that are made of objects -----------------------------------------------------------------------------------
