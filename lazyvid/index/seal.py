@@ -28,6 +28,8 @@ class Seal:
     """blake2b of the data file, 32 hexadecimal digits."""
     data_size: int
     """Bytes of the data file."""
+    digest: str
+    """blake2b of the manifest, 32 hexadecimal digits: names the content of both files."""
     intact: bool
     """Whether the manifest's own digest fits."""
 
@@ -60,6 +62,7 @@ def read_seal(manifest: bytes) -> Seal | None:
         data_name=min(names, default=""),
         data_digest=data_digest,
         data_size=int(size),
+        digest=digest,
         intact=_digest(body) == digest and len(names) == 1,
     )
 

@@ -13,6 +13,7 @@ from index_samples import DAMAGES, make_index, same, zeroed
 
 from lazyvid.errors import CorruptIndexError, LimitExceededError, MissingIndexError
 from lazyvid.frames import Limits
+from lazyvid.index import local, node_files, sealed
 from lazyvid.index.foreign import ForeignTable
 from lazyvid.index.frame_index import FrameIndex
 from lazyvid.index.sealed import FIRST_MANIFEST
@@ -194,6 +195,32 @@ def test_limits_are_checked(tmp_path: Path) -> None:
         read_sidecar(tmp_path / "v.mp4", store=STORE, limits=Limits(index_bytes=4000))
     with pytest.raises(LimitExceededError, match="frames"):
         read_sidecar(tmp_path / "v.mp4", store=STORE, limits=Limits(frames=299))
+
+
+def test_what_was_read_before_is_not_parsed_again_and_believed_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    video, index, other = tmp_path / "v.mp4", make_index(hidden=3), make_index(200)
+    write_sidecar(index, video)
+    local.publish(read(video))
+    with monkeypatch.context() as patched:
+        patched.setattr(sealed, "parse_dataset", lambda *_, **__: pytest.fail("parsed again"))
+        assert same(read(video), index)
+        with pytest.raises(LimitExceededError, match="frames"):
+            read_sidecar(video, store=STORE, limits=Limits(frames=299))
+    node_files.discard(index.content_hash())
+    assert same(read(video), index), "parsed again where the machine's copy is gone"
+    write_sidecar(other, video)
+    assert same(read(video), other)
+    local.publish(other)
+    for path in files_of(video):
+        good = path.read_bytes()
+        for bad in (good[:-1], good[:-1] + bytes([good[-1] ^ 1]), b""):
+            path.write_bytes(bad)
+            with pytest.raises((CorruptIndexError, MissingIndexError)):
+                read(video)
+        path.write_bytes(good)
+    assert same(read(video), other)
 
 
 # -- other tools ------------------------------------------------------------------------------------------------------
