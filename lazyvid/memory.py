@@ -23,8 +23,8 @@ from torch import Tensor
 _ALIGNMENT = 64
 """As torch aligns."""
 
-_HUGE_PAGE = 2 << 20
-"""Sizes are rounded up to it, so that batches of nearly one size can lie in the same memory."""
+_STEP = 2 << 20
+"""Sizes are rounded up to a multiple, so that batches of nearly one size can lie in the same memory."""
 
 _MOST_TOO_LARGE = 1.25
 """How many times what is asked for a piece of memory may be."""
@@ -75,7 +75,7 @@ class BatchMemory:
         if nbytes < self._least:
             return torch.empty(shape, dtype=torch.uint8)
         idle = self._own()
-        block = self._take(idle, math.ceil((nbytes + _ALIGNMENT) / _HUGE_PAGE) * _HUGE_PAGE)
+        block = self._take(idle, math.ceil((nbytes + _ALIGNMENT) / _STEP) * _STEP)
         first = -block.ctypes.data % _ALIGNMENT
         # The storage of the tensor, and of all views of it, holds this very array, and nothing else does: when it goes,
         # nobody can reach the memory any more. (An array made from it would hold the block in its place.)
@@ -98,8 +98,9 @@ class BatchMemory:
             ]
             if fitting:
                 return idle.blocks.pop(-min(fitting)[1])
-        # numpy's, since it asks the system for huge pages.
-        return np.empty(nbytes, np.uint8)
+        # Not numpy's own: it asks for huge pages, for which the system may have to move others first. That cost up to
+        # three times as much as all small ones, and memory that is used again needs neither.
+        return torch.empty(nbytes, dtype=torch.uint8).numpy()
 
     def _give_back(self, idle: _Idle, block: _Block) -> None:
         # Called wherever the last reference goes, by the garbage collector too: it must not wait for a lock.

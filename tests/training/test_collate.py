@@ -105,7 +105,7 @@ def test_what_datasets_give(folder: Path, channel_format: Any) -> None:
                 assert part["is_pad"].any()
 
 
-@pytest.mark.parametrize("shape", [(2, 3, 4, 3), (3, 640, 1000, 3)], ids=["small", "in huge pages"])
+@pytest.mark.parametrize("shape", [(2, 3, 4, 3), (3, 640, 1000, 3)], ids=["small", "large"])
 def test_clips_of_one_shape_are_rows_of_one_aligned_tensor(shape: tuple[int, ...]) -> None:
     clips = _allocate([shape, (1, 2, 2, 1), shape, shape])
     rows = [clips[0], *clips[2:]]
