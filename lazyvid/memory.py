@@ -91,13 +91,10 @@ class BatchMemory:
     def _take(self, idle: _Idle, nbytes: int) -> _Block:
         with idle.lock:
             self._absorb(idle)
-            fitting = [
-                (block.nbytes, -age)
-                for age, block in enumerate(idle.blocks)
-                if nbytes <= block.nbytes <= nbytes * _MOST_TOO_LARGE
-            ]
-            if fitting:
-                return idle.blocks.pop(-min(fitting)[1])
+            sizes = [block.nbytes for block in idle.blocks]
+            fitting = [i for i, size in enumerate(sizes) if nbytes <= size <= nbytes * _MOST_TOO_LARGE]
+            if fitting:  # of the smallest, the one used last
+                return idle.blocks.pop(min(reversed(fitting), key=sizes.__getitem__))
         # Not numpy's own: it asks for huge pages, for which the system may have to move others first. That cost up to
         # three times as much as all small ones, and memory that is used again needs neither.
         return torch.empty(nbytes, dtype=torch.uint8).numpy()

@@ -123,15 +123,11 @@ class _Reader:
         if manifest is None or found is None:
             return self._read_unsealed(manifest)
         files = {FIRST_MANIFEST: manifest, **self.files.sealed_data(found)}
-        return self._known(found) or self._parse(files, trusted=True, name=found.digest)
-
-    def _known(self, found: Seal) -> FrameIndex | None:
-        """What these files were parsed to before in this process, as far as this machine still has it."""
-        content_hash = _parsed.peek(found.digest)
-        index = None if content_hash is None else local.load(content_hash)
-        if index is not None:
-            self._check_rows(len(index))
-        return index
+        known = _known(found)
+        if known is None:
+            return self._parse(files, seal_digest=found.digest)
+        self._check_rows(len(known))
+        return known
 
     def _read_unsealed(self, manifest: bytes | None) -> FrameIndex | ForeignTable:
         """A dataset that another tool wrote or changed: the newest version, which takes a listing."""
@@ -149,10 +145,11 @@ class _Reader:
             wanted = [name for name in listed if not name.startswith(("_versions/", "_transactions/", "_indices/"))]
             wanted.append(newest or FIRST_MANIFEST)
         files = {name: data for name in wanted if (data := self.files.get(name)) is not None}
-        return self._parse(files, trusted=False)
+        return self._parse(files, seal_digest=None)
 
-    def _parse(self, files: dict[str, bytes], *, trusted: bool, name: str | None = None) -> FrameIndex | ForeignTable:
-        columns, max_rows = arrow.SIDECAR_COLUMNS, self.limits.frames
+    def _parse(self, files: dict[str, bytes], *, seal_digest: str | None) -> FrameIndex | ForeignTable:
+        """The table in these files; they were verified if there is a digest of their seal."""
+        columns, max_rows, trusted = arrow.SIDECAR_COLUMNS, self.limits.frames, seal_digest is not None
         try:
             table = sealed.parse_dataset(files, columns=columns, max_rows=max_rows, trusted=trusted)
         except lance_process.LanceUnavailableError as error:
@@ -161,8 +158,8 @@ class _Reader:
         if not arrow.is_own(table):
             return ForeignTable.from_arrow(table)
         index = arrow.from_sidecar_table(table)
-        if name is not None:
-            _parsed.get(name, index.content_hash)
+        if seal_digest is not None:
+            _parsed.get(seal_digest, index.content_hash)
         return index
 
     def _check_rows(self, rows: int) -> None:
@@ -177,6 +174,12 @@ class _Reader:
                 f"The sidecar {display_uri(self.sidecar)} has {size} bytes; Limits.index_bytes allows "
                 f"{self.limits.index_bytes}."
             )
+
+
+def _known(found: Seal) -> FrameIndex | None:
+    """What sealed files were parsed to before in this process, as far as this machine still has it."""
+    content_hash = _parsed.peek(found.digest)
+    return None if content_hash is None else local.load(content_hash)
 
 
 def _newest_manifest(names: Iterable[str]) -> str | None:

@@ -361,11 +361,20 @@ def _is_complete(path: Path, meta: ObjectMeta) -> bool:
 
 
 def _is_used(path: Path) -> bool:
-    """Whether the file is there for this user; notes that it was used, where it is the user's own."""
+    """Whether the file is there and can be believed; notes that it was used, where it is this user's own."""
     try:
         os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
     except PermissionError:
-        return os.access(path, os.R_OK)
+        return _is_its_owners(path)
     except OSError:
         return False
     return True
+
+
+def _is_its_owners(path: Path) -> bool:
+    """Whether the file of another user is that of the directory's owner, and nobody else can have laid it there."""
+    try:
+        folder, file = path.parent.stat(), path.stat()
+    except OSError:
+        return False
+    return file.st_uid == folder.st_uid and not folder.st_mode & 0o022 and os.access(path, os.R_OK)

@@ -309,17 +309,21 @@ def _read_as(user: int, cache: SegmentCache, remote: tuple[ObjectStore, str], se
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only the superuser can be another user for a moment")
-@pytest.mark.parametrize("readable", [True, False])
-def test_a_named_directory_of_another_user_is_read_where_it_may_be(
-    remote: tuple[ObjectStore, str], fault_server: FaultServer, readable: bool
+@pytest.mark.parametrize(
+    ("folder_mode", "file_mode", "believed"),
+    [(0o755, 0o644, True), (0o755, 0o600, False), (0o777, 0o644, False), (0o775, 0o644, False)],
+    ids=["its owner's", "not readable", "anybody may write", "a group may write"],
+)
+def test_a_named_directory_of_another_user_is_read_where_only_its_owner_writes(
+    remote: tuple[ObjectStore, str], fault_server: FaultServer, folder_mode: int, file_mode: int, believed: bool
 ) -> None:
     context = multiprocessing.get_context("fork")
     with tempfile.TemporaryDirectory() as folder:  # not below tmp_path: pytest closes that to other users
         os.chmod(folder, 0o755)
         cache = SegmentCache(Path(folder) / "copies", 250_000)
         copy = cache.fetch(*remote)
-        cache.root.chmod(0o755)
-        copy.chmod(0o644 if readable else 0o600)
+        cache.root.chmod(folder_mode)
+        copy.chmod(file_mode)
         fetched = downloads(fault_server)
         receiver, sender = context.Pipe(duplex=False)
         process = context.Process(target=_read_as, args=(12345, cache, remote, sender))
@@ -328,7 +332,7 @@ def test_a_named_directory_of_another_user_is_read_where_it_may_be(
         right, said = receiver.recv()
         process.join(60)
     assert right
-    if readable:
+    if believed:
         assert said == []
         assert downloads(fault_server) == fetched
     else:
