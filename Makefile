@@ -10,7 +10,7 @@ WORKERS ?= 2
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-slow chaos check format bench bench-check clean
+.PHONY: help venv demo test test-slow chaos soak check format bench bench-check clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +39,13 @@ chaos: $(STAMP) ## Break everything that can break, thousands of times (15 minut
 	@echo "LAZYVID_CHAOS_SEED=$(SEED)"
 	LAZYVID_CHAOS_SEED=$(SEED) LAZYVID_CHAOS_SCALE=$(SCALE) \
 		$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m chaos $(ARGS)
+
+# How long each of the soaks lasts; then nothing may take longer than that and some minutes.
+SOAK_S ?= 600
+
+soak: $(STAMP) ## Epochs under attack and a recording, ten minutes each (40 minutes); SOAK_S=60 shortens them
+	LAZYVID_CHAOS_SEED=$(SEED) LAZYVID_SOAK_S=$(SOAK_S) $(BIN)/python -m pytest -m chaos -rP \
+		-o faulthandler_timeout=$$(($(SOAK_S) + 300)) tests/chaos/test_soak.py $(ARGS)
 
 check: $(STAMP) ## ruff (lint and format) and mypy
 	$(BIN)/ruff check .
