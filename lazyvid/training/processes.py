@@ -12,7 +12,6 @@ import multiprocessing
 import multiprocessing.util
 import os
 import pickle
-import shutil
 import signal
 import sys
 import threading
@@ -27,6 +26,7 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 from lazyvid.errors import LoaderTimeoutError, WorkerDiedError, WorkerStartError
+from lazyvid.training import shared_memory
 from lazyvid.training.checks import check_picklable
 from lazyvid.training.deaths import hold_news
 from lazyvid.training.orders import BatchOrder
@@ -38,7 +38,6 @@ _log = logging.getLogger(__name__)
 
 _PRELOADED = ("torch", "lazyvid.training", "lazyvid.training.worker")
 """What the forkserver imports once, for all workers that it forks."""
-_SHARED_MEMORY = "/dev/shm"
 _SOCKET_NAME_BYTES = 107 if sys.platform == "linux" else 103
 _SOCKET_NAME = "/listener-12345678"
 """What multiprocessing calls the sockets by which workers hand over memory, in its temporary folder."""
@@ -81,7 +80,7 @@ class WorkerProcesses:
         self._batches: Iterator[Any] | None = None
         self._processes: list[BaseProcess] = []
         self._pid = os.getpid()
-        self._warned = False
+        self._measured = False
         self._starts = False
         self.waits = False
         """Whether a batch is being waited for."""
@@ -108,8 +107,10 @@ class WorkerProcesses:
                     batch = self._next(number)
                 except StopIteration:
                     return
-                if not number:
-                    self._check_shared_memory(batch)
+                if not self._measured:
+                    self._measured = True
+                    in_flight = self._options.num_workers * self._options.prefetch_factor + 1
+                    shared_memory.warn_if_too_small(batch_nbytes(batch), in_flight=in_flight)
                 yield batch
                 number += 1
         except GeneratorExit:
@@ -139,6 +140,7 @@ class WorkerProcesses:
             process.kill()
         for process in processes:
             process.join(_JOIN_S)
+        shared_memory.remove_left_by(process.pid for process in processes if process.pid is not None)
 
     # -- one batch ----------------------------------------------------------------------------------------------------
 
@@ -243,21 +245,6 @@ class WorkerProcesses:
             worker_init_fn=WorkerInit(options.then),
         )
 
-    def _check_shared_memory(self, batch: Any) -> None:
-        """Warn once if what all workers read ahead does not fit; a worker that finds no room dies of a bus error."""
-        if self._warned or not os.path.isdir(_SHARED_MEMORY):
-            return
-        self._warned = True
-        in_flight = self._options.num_workers * self._options.prefetch_factor + 1
-        needed, size = in_flight * batch_nbytes(batch), shutil.disk_usage(_SHARED_MEMORY).total
-        if needed > size:
-            _log.warning(
-                "%d batches of %.0f MB in flight need %.0f MB of shared memory, %s has %.0f MB: workers may die of a "
-                "bus error. Use fewer num_workers, a smaller prefetch_factor or batch_size, num_threads=..., or more "
-                "of it (docker run --shm-size).",
-                *(in_flight, batch_nbytes(batch) / 1e6, needed / 1e6, _SHARED_MEMORY, size / 1e6),
-            )
-
 
 @dataclass(slots=True)
 class _Feed:
@@ -327,7 +314,7 @@ def _code_text(code: int | None) -> str:
     name = signal.Signals(-code).name
     why = {
         "SIGKILL": " (killed: by hand, or by the system for want of memory: fewer workers, smaller batches)",
-        "SIGBUS": f" ({_SHARED_MEMORY} is full: enlarge it, or use fewer workers or num_threads=...)",
+        "SIGBUS": f" ({shared_memory.FOLDER} is full: enlarge it, or use fewer workers or num_threads=...)",
         "SIGSEGV": " (a crash in native code: faulthandler.enable() shows where)",
     }
     return name + why.get(name, "")

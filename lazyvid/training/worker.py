@@ -15,6 +15,7 @@ from typing import Any
 from torch.utils.data import Dataset
 
 from lazyvid.training.orders import BatchOrder
+from lazyvid.training.shared_memory import remove_left_by
 
 _LOOK_S = 1.0
 """How often a worker looks whether its parent lives, where the system cannot tell it."""
@@ -103,4 +104,5 @@ def _watch(pid: int, watched: int | None) -> None:
             while True:
                 os.kill(pid, 0)
                 time.sleep(_LOOK_S)
+    remove_left_by([os.getpid()])
     os._exit(1)  # nobody is left who could want anything of this process, or who could be told
