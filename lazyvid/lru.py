@@ -35,12 +35,12 @@ class ProcessLRU(Generic[K, V]):
 
     def get(self, key: K, make: Callable[[], V]) -> V:
         """The value of `key`, made first where there is none; two threads may make it at once, then one's is kept."""
-        with self._lock:
+        with self._lock.here():
             if key in self._values:
                 self._values.move_to_end(key)
                 return self._values[key]
         value = make()
-        with self._lock:
+        with self._lock.here():
             if key not in self._values:
                 self._held += self._nbytes(value)
             value = self._values.setdefault(key, value)
@@ -51,14 +51,14 @@ class ProcessLRU(Generic[K, V]):
 
     def peek(self, key: K) -> V | None:
         """The value of `key`, which counts as used; None where there is none."""
-        with self._lock:
+        with self._lock.here():
             if key in self._values:
                 self._values.move_to_end(key)
             return self._values.get(key)
 
     def forget(self, key: K) -> None:
         """Drop the value of `key`, if there is one."""
-        with self._lock:
+        with self._lock.here():
             if key in self._values:
                 self._held -= self._nbytes(self._values.pop(key))
 

@@ -7,6 +7,7 @@ for the next batch, as torch keeps the memory of a GPU.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import threading
@@ -42,6 +43,12 @@ class _Idle:
     """The one used last is the last; under the lock."""
     returned: deque[_Block] = field(default_factory=deque)
     """Not yet among the blocks: blocks may come back in the middle of anything, also of a thread that has the lock."""
+
+    @property
+    def nbytes(self) -> int:
+        """What is kept; nearly, while other threads take and give back."""
+        # A tuple of them is made in one step.
+        return sum(block.nbytes for block in (*tuple(self.blocks), *tuple(self.returned)))
 
 
 class BatchMemory:
@@ -95,27 +102,32 @@ class BatchMemory:
             fitting = [i for i, size in enumerate(sizes) if nbytes <= size <= nbytes * _MOST_TOO_LARGE]
             if fitting:  # of the smallest, the one used last
                 return idle.blocks.pop(min(reversed(fitting), key=sizes.__getitem__))
+            if nbytes <= self._max_idle:  # it will come back: in the place of what has waited longest
+                self._shrink(idle, self._max_idle - nbytes)
         # Not numpy's own: it asks for huge pages, for which the system may have to move others first. That cost up to
         # three times as much as all small ones, and memory that is used again needs neither.
         return torch.empty(nbytes, dtype=torch.uint8).numpy()
 
     def _give_back(self, idle: _Idle, block: _Block) -> None:
-        # Called wherever the last reference goes, by the garbage collector too: it must not wait for a lock.
+        # Called wherever the last reference goes, by the garbage collector too: it must not wait for a lock, nor take
+        # one, since a Ctrl-C that comes in here is dropped with whatever it kept from being done.
         if idle.pid != os.getpid():
             return
         idle.returned.append(block)
-        if idle.lock.acquire(blocking=False):
-            try:
-                self._absorb(idle)
-            finally:
-                idle.lock.release()
+        while idle.returned and idle.nbytes > self._max_idle:
+            with contextlib.suppress(IndexError):  # another thread took it
+                idle.returned.popleft()
 
     def _absorb(self, idle: _Idle) -> None:
         """Keep what came back, as far as it may be kept; to be called with the lock."""
         while idle.returned:
-            idle.blocks.append(idle.returned.popleft())
+            with contextlib.suppress(IndexError):  # dropped meanwhile
+                idle.blocks.append(idle.returned.popleft())
+        self._shrink(idle, self._max_idle)
+
+    def _shrink(self, idle: _Idle, most: int) -> None:
         held = sum(block.nbytes for block in idle.blocks)
-        while held > self._max_idle:
+        while idle.blocks and held > most:
             held -= idle.blocks.pop(0).nbytes
 
 

@@ -78,7 +78,7 @@ def test_a_child_forked_while_the_lock_is_held_keeps_the_values() -> None:
     cache.get("a", lambda: 1)
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
-    with cache._lock:
+    with cache._lock.here():
         child = context.Process(target=lambda: sender.send((cache.get("a", lambda: -1), cache.get("b", lambda: 2))))
         child.start()
     assert receiver.poll(240), "the child hangs on the parent's lock"

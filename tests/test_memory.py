@@ -132,6 +132,24 @@ def test_live_tensors_never_meet_and_idle_memory_is_bounded(max_idle: int, steps
         assert all(stop <= start for (_, stop), (start, _) in pairwise(spans))
 
 
+def test_what_comes_back_waits_for_no_lock_and_is_bounded() -> None:
+    """A finalizer runs wherever the last reference goes, also where the lock is held."""
+    own = memory(max_idle=16 * MIB)
+    lent = [own.empty((6 * MIB,)) for _ in range(8)]
+    with own._idle.lock:
+        lent.clear()
+        assert 8 * MIB < own._idle.nbytes <= 16 * MIB
+    assert own.idle_bytes <= 16 * MIB
+
+
+def test_memory_of_a_new_size_takes_the_place_of_the_oldest() -> None:
+    own = memory(max_idle=16 * MIB)
+    pair = [own.empty((6 * MIB,)) for _ in range(2)]
+    pair.clear()
+    place = own.empty((11 * MIB,)).data_ptr()
+    assert own.empty((11 * MIB,)).data_ptr() == place
+
+
 def test_threads_never_share_memory() -> None:
     own = memory(max_idle=64 * MIB)
     start = threading.Barrier(8)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import pickle
+import signal
 import sys
 import threading
 import time
@@ -16,12 +17,51 @@ _THREADS = 8
 
 def test_a_lock_is_open_where_it_arrives() -> None:
     lock = ProcessLock()
-    with lock:
+    with lock.here():
         received = pickle.loads(pickle.dumps(lock))
-        with received:
+        with received.here():
             pass
-    with lock:
+    with lock.here():
         pass
+
+
+class _InterruptError(Exception):
+    pass
+
+
+def test_an_interrupt_never_leaves_a_lock_taken() -> None:
+    """Wherever it comes: taken by a `with` written in Python, the lock was left so within a second."""
+    lock = ProcessLock()
+    armed = False
+
+    def interrupt(*_: object) -> None:
+        nonlocal armed
+        if armed:
+            armed = False
+            raise _InterruptError
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    interrupted = 0
+    end = time.monotonic() + 1.0
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 1e-4, 1e-4)
+        while time.monotonic() < end:
+            try:
+                armed = True
+                with lock.here():
+                    pass
+                armed = False
+            except _InterruptError:
+                interrupted += 1
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    taken: list[bool] = []
+    other = threading.Thread(target=lambda: taken.append(lock.here().acquire(timeout=10)))
+    other.start()
+    other.join()
+    assert interrupted
+    assert taken == [True]
 
 
 def most_at_once(lock: ProcessLock, answer: Connection) -> None:
@@ -33,7 +73,7 @@ def most_at_once(lock: ProcessLock, answer: Connection) -> None:
         nonlocal inside, most
         try:
             start.wait(timeout=60)
-            with lock:
+            with lock.here():
                 inside += 1
                 most = max(most, inside)
                 time.sleep(0.002)
@@ -52,7 +92,7 @@ def most_at_once(lock: ProcessLock, answer: Connection) -> None:
 
 def test_threads_of_a_forked_child_agree_on_one_lock() -> None:
     lock = ProcessLock()
-    with lock:  # held at the moment of the fork, by a thread that the children do not have
+    with lock.here():  # held at the moment of the fork, by a thread that the children do not have
         for _ in range(10):
             here, there = multiprocessing.Pipe(duplex=False)
             child = multiprocessing.get_context("fork").Process(target=most_at_once, args=(lock, there), daemon=True)

@@ -13,6 +13,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -303,3 +304,29 @@ def test_threads_of_a_forked_child_share_one_set_of_counters(monkeypatch: pytest
         finally:
             os._exit(code)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def test_counters_of_a_worker_are_reset_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker has the file for its memory: cut to nothing for a moment, it would be no memory at all (SIGBUS)."""
+    reset_stats()
+    modes: list[str] = []
+    opened = Path.open
+
+    def noting(path: Path, mode: str = "r", *arguments: Any, **options: Any) -> Any:
+        modes.append(mode)
+        return opened(path, mode, *arguments, **options)
+
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        assert pool.apply(_counted) == 1
+        assert read_stats(scope="all").frames_returned == 1
+        monkeypatch.setattr(Path, "open", noting)
+        reset_stats()
+        assert read_stats(scope="all").frames_returned == 0
+        assert pool.apply(_counted) == 1, "and it counts on"
+    assert modes
+    assert not [mode for mode in modes if "w" in mode]
+
+
+def _counted() -> int:
+    _work(1)
+    return read_stats().frames_returned

@@ -143,7 +143,8 @@ class _Context:
         self._library, self._pointer, self._height = library, pointer, height
         self._sources, self._source_strides = _Pointers(), _Ints()
         self._targets, self._target_strides = _Pointers(), _Ints()
-        weakref.finalize(self, library.sws_freeContext, pointer)
+        # Not at exit: threads that nobody waits for may be scaling still, and the system takes it all then.
+        weakref.finalize(self, library.sws_freeContext, pointer).atexit = False
 
     def scale(self, picture: VideoFrame, address: int, stride: int) -> bool:
         for i, plane in enumerate(picture.planes):

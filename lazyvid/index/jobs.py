@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -9,6 +10,7 @@ from typing import TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+_LOOK_UP_S = 0.2
 
 
 def each_as_done(work: Callable[[Item], Result], items: Sequence[Item], *, jobs: int) -> Iterator[tuple[Item, Result]]:
@@ -47,9 +49,16 @@ def each_as_done(work: Callable[[Item], Result], items: Sequence[Item], *, jobs:
         threading.Thread(target=body, name="lazyvid-job", daemon=True).start()
     try:
         for _ in items:
-            item, result, error = done.get()
+            item, result, error = _taken(done)
             if error is not None:
                 raise error
             yield item, result  # type: ignore[misc]  # without an error there is a result
     finally:
         stopped.set()
+
+
+def _taken(done: queue.SimpleQueue[Result]) -> Result:
+    while True:
+        # A Ctrl-C that comes just before a thread blocks does not wake it: it is seen when the thread looks up.
+        with contextlib.suppress(queue.Empty):
+            return done.get(timeout=_LOOK_UP_S)

@@ -198,7 +198,7 @@ def run_with_file(source: ByteSource, work: Callable[[BytesFile], Result]) -> Re
         StoreError: what the source raised while FFmpeg read from it.
     """
     file = BytesFile(source)
-    turn = _one_at_a_time if isinstance(source, SparseBytes) else nullcontext()
+    turn = _one_at_a_time.here() if isinstance(source, SparseBytes) else nullcontext()
     outcome: list[Result] = []
     failure: list[BaseException] = []
     done = threading.Event()  # not Thread.join: interrupted once, it takes the thread for ended (CPython 3.11)

@@ -40,7 +40,7 @@ class Prefetched(Generic[P]):
         if self._has(key):
             return
         begun = begin()  # takes its time, in which others may begin and ask for theirs
-        with self._lock:
+        with self._lock.here():
             self._forget_others()
             dropped = [begun] if self._pending.setdefault(key, begun) is not begun else []
             dropped += [self._pending.popitem(last=False)[1] for _ in range(len(self._pending) - self._capacity)]
@@ -48,26 +48,26 @@ class Prefetched(Generic[P]):
             pending.cancel()
 
     def _has(self, key: Hashable) -> bool:
-        with self._lock:
+        with self._lock.here():
             self._forget_others()
             return key in self._pending
 
     def pop(self, key: Hashable) -> P | None:
         """The batch that was begun, which is then no longer kept here; None where there is none."""
-        with self._lock:
+        with self._lock.here():
             self._forget_others()
             return self._pending.pop(key, None)
 
     def clear(self) -> None:
         """Give up what nobody will ask for any more."""
-        with self._lock:
+        with self._lock.here():
             self._forget_others()
             dropped, self._pending = list(self._pending.values()), OrderedDict()
         for pending in dropped:
             pending.cancel()
 
     def __len__(self) -> int:
-        with self._lock:
+        with self._lock.here():
             self._forget_others()
             return len(self._pending)
 

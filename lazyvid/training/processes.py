@@ -12,9 +12,11 @@ import multiprocessing
 import multiprocessing.util
 import os
 import pickle
+import queue
 import signal
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -29,6 +31,7 @@ from lazyvid.errors import LoaderTimeoutError, WorkerDiedError, WorkerStartError
 from lazyvid.training import shared_memory
 from lazyvid.training.checks import check_picklable
 from lazyvid.training.deaths import hold_news
+from lazyvid.training.interrupts import HeedingInterrupts
 from lazyvid.training.orders import BatchOrder
 from lazyvid.training.sizes import batch_nbytes
 from lazyvid.training.stream import ClipStream
@@ -42,6 +45,8 @@ _SOCKET_NAME_BYTES = 107 if sys.platform == "linux" else 103
 _SOCKET_NAME = "/listener-12345678"
 """What multiprocessing calls the sockets by which workers hand over memory, in its temporary folder."""
 _JOIN_S = 5.0
+_ENDING_S = 15.0
+_LOOK_UP_S = 0.2
 _DYING_S = 1.0
 _GUARD = (
     'A script whose loader starts workers needs `if __name__ == "__main__":` around what it does, since each worker '
@@ -99,9 +104,9 @@ class WorkerProcesses:
             Exception: what a worker raised while it read.
         """
         self._feed.orders = orders
-        self._start()
         number = 0
         try:
+            self._start()
             while True:
                 try:
                     batch = self._next(number)
@@ -132,12 +137,12 @@ class WorkerProcesses:
         # torch ends workers when their iterator is collected, which an exception's traceback puts off; it has no public
         # call for it. It also forgets their pids, so that the kill below does not look like a failure to it.
         end: Callable[[], None] = getattr(batches, "_shutdown_workers", lambda: None)
-        for _ in range(1 + len(processes)):
-            with contextlib.suppress(RuntimeError):  # torch's news of one more worker that has died, in its midst
-                end()
-                break
-        for process in processes:
-            process.kill()
+        try:
+            if processes and not _ends_in_time(end, news=len(processes)):
+                _forget_queues(batches)
+        finally:
+            for process in processes:
+                process.kill()
         for process in processes:
             process.join(_JOIN_S)
         shared_memory.remove_left_by(process.pid for process in processes if process.pid is not None)
@@ -170,7 +175,8 @@ class WorkerProcesses:
     def _waited(self, batches: Iterator[Any]) -> Any:
         self.waits = True
         try:
-            return next(batches)
+            with HeedingInterrupts():
+                return next(batches)
         finally:
             self.waits = False
 
@@ -213,6 +219,7 @@ class WorkerProcesses:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "Got pickle error")  # ours says what cannot be pickled
                 self._batches = iter(self._loader)
+            self._processes = _workers_of(self._batches)
         except BaseException as error:
             self._processes += [process for process in multiprocessing.active_children() if process not in others]
             self.close()
@@ -221,7 +228,6 @@ class WorkerProcesses:
             raise
         finally:
             self._starts = False
-        self._processes = _workers_of(self._batches)
 
     def _made(self) -> DataLoader[Any]:
         options = self._options
@@ -295,6 +301,51 @@ def _check_socket_names(folder: str) -> None:
 def _workers_of(batches: Any) -> list[BaseProcess]:
     """The processes behind torch's iterator, those too that have died already."""
     return list(batches._workers)
+
+
+def _ends_in_time(end: Callable[[], None], *, news: int) -> bool:
+    """Call torch's `end` in a thread: it waits without limit for locks that an interrupt or a killed worker left taken.
+
+    Args:
+        end: Ends the workers.
+        news: How many of them may die meanwhile: torch raises the news of it in the main thread.
+    """
+    # A queue in C: what is raised by a signal leaves none of its locks taken, and no thread taken for ended.
+    ended: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
+
+    def body() -> None:
+        try:
+            end()
+        except BaseException as error:
+            ended.put(error)
+        else:
+            ended.put(None)
+
+    threading.Thread(target=body, name="lazyvid-end-workers", daemon=True).start()
+    deadline = time.monotonic() + _ENDING_S
+    while (left := deadline - time.monotonic()) > 0:
+        try:
+            failure = ended.get(timeout=min(_LOOK_UP_S, left))
+        except queue.Empty:
+            continue
+        except RuntimeError:
+            news -= 1
+            if news < 0:
+                raise
+            continue
+        if failure is not None:
+            raise failure
+        return True
+    return False
+
+
+def _forget_queues(batches: Any) -> None:
+    """Let this process end although the queues to its workers can no longer be closed."""
+    for orders in getattr(batches, "_index_queues", ()):
+        orders.cancel_join_thread()
+        for finalizer in (orders._close, orders._jointhread):
+            if finalizer is not None:
+                finalizer.cancel()
 
 
 def _unchanged(batch: Any) -> Any:

@@ -35,7 +35,7 @@ def seeded(seed: int) -> Iterator[None]:
     Args:
         seed: In [0, 2**64).
     """
-    with _lock:
+    with _lock.here():
         kept = torch.get_rng_state(), np.random.get_state(), random.getstate()
         # Not torch.manual_seed: it seeds the GPUs too, and may not be called where CUDA was used before a fork.
         torch.default_generator.manual_seed(seed)

@@ -1,8 +1,8 @@
 """The shared memory through which torch's workers hand over batches: whether it is enough, and what dead ones left.
 
 torch makes a segment under a name that has its maker's pid, and takes the name away at once, so that the segment goes
-with its last user (`at::NewProcessWideShmHandle`, `ALLOCATOR_MAPPED_UNLINK`). A process killed between the two leaves a segment that
-nobody will ever remove.
+with its last user (`at::NewProcessWideShmHandle`, `ALLOCATOR_MAPPED_UNLINK`). A process killed between the two leaves a
+segment that nobody will ever remove.
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ class ErrorBudget:
         Raises:
             LazyVidError: if more were skipped than may be.
         """
-        with self._lock:
+        with self._lock.here():
             if self._pid != os.getpid():
                 self._begin()
             self._asked += asked

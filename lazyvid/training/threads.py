@@ -6,16 +6,22 @@ FFmpeg and the store work outside Python's lock, so threads decode side by side;
 from __future__ import annotations
 
 import contextlib
+import math
 import os
+import time
 from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import Any
 
 from lazyvid.errors import LoaderTimeoutError
+from lazyvid.training.daemons import DaemonPool
 from lazyvid.training.orders import BatchOrder
 from lazyvid.training.stream import ClipStream
 from lazyvid.training.worker import BatchReader
+
+_LOOK_UP_S = 0.2
+"""A Ctrl-C that comes just before a thread blocks does not wake it: it is seen when the thread looks up."""
 
 
 class Inline:
@@ -67,7 +73,7 @@ class WorkerThreads:
         self._ahead = num_threads * prefetch_factor
         self._timeout_s = timeout_s
         self.readers = num_threads
-        self._executor: ThreadPoolExecutor | None = None
+        self._pool: DaemonPool | None = None
         self._pid = os.getpid()
 
     def read(self, orders: Iterable[BatchOrder]) -> Iterator[Any]:
@@ -77,12 +83,12 @@ class WorkerThreads:
             LoaderTimeoutError: if a batch took longer than `timeout_s`.
             Exception: what was raised while a batch was read.
         """
-        executor = self._running()
+        pool = self._running()
         waiting: deque[Future[Any]] = deque()
         number = 0
         with self._reader.announcing(), _cancelling(waiting):
             for order in orders:
-                waiting.append(executor.submit(self._reader.__getitem__, order))
+                waiting.append(pool.submit(self._reader.__getitem__, order))
                 if len(waiting) > self._ahead:
                     yield self._result(waiting.popleft(), number)
                     number += 1
@@ -91,28 +97,29 @@ class WorkerThreads:
                 number += 1
 
     def _result(self, future: Future[Any], number: int) -> Any:
-        try:
-            return future.result(self._timeout_s)
-        except TimeoutError as error:
-            if future.done():  # the batch's own
-                raise
-            self.close()
-            raise LoaderTimeoutError(
-                f"Expected batch {number} within {self._timeout_s} s (timeout_s), got none of {self.readers} threads. "
-                "Look for a transform or a file system that hangs, or raise timeout_s."
-            ) from error
+        end = math.inf if self._timeout_s is None else time.monotonic() + self._timeout_s
+        while not future.done() and (left := end - time.monotonic()) > 0:
+            with contextlib.suppress(TimeoutError):  # the batch's own comes below
+                return future.result(min(_LOOK_UP_S, left))
+        if future.done():
+            return future.result()
+        self.close()
+        raise LoaderTimeoutError(
+            f"Expected batch {number} within {self._timeout_s} s (timeout_s), got none of {self.readers} threads. "
+            "Look for a transform or a file system that hangs, or raise timeout_s."
+        )
 
-    def _running(self) -> ThreadPoolExecutor:
-        if self._executor is None or self._pid != os.getpid():  # threads do not survive a fork
+    def _running(self) -> DaemonPool:
+        if self._pool is None or self._pid != os.getpid():  # threads do not survive a fork
             self._pid = os.getpid()
-            self._executor = ThreadPoolExecutor(self.readers, thread_name_prefix="lazyvid-reader")
-        return self._executor
+            self._pool = DaemonPool(self.readers, name="lazyvid-reader")
+        return self._pool
 
     def close(self) -> None:
         """End the threads, once they have done what they are doing; the next `read` starts new ones."""
-        executor, self._executor = self._executor, None
-        if executor is not None and self._pid == os.getpid():
-            executor.shutdown(wait=False, cancel_futures=True)
+        pool, self._pool = self._pool, None
+        if pool is not None and self._pid == os.getpid():
+            pool.close()
 
 
 @contextlib.contextmanager

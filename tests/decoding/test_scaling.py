@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from typing import Any
 
 import numpy as np
@@ -163,3 +164,14 @@ def test_each_thread_has_scalers_of_its_own_and_few() -> None:
     for width in range(2, 40, 2):
         scaler_for(plain(width, 32, "rgb24"))
     assert len(scaling._kept.scalers) <= scaling._KEPT
+
+
+def test_contexts_are_not_freed_at_exit_under_threads_that_still_scale() -> None:
+    picture = noise(96, 32)
+    direct = DirectConverter(96, 32, "rgb24", reference=lambda p: by_pyav(p, "rgb24").reshape(32, 288))
+    assert direct.write(picture, np.zeros(32 * 288 + GUARD, np.uint8), 288)
+    free = swscale._library().sws_freeContext
+    finalizers = list(weakref.finalize._registry.items())  # type: ignore[attr-defined]  # there is no public list
+    kept = [finalizer for finalizer, info in finalizers if info.func is free]
+    assert kept
+    assert not [finalizer for finalizer in kept if finalizer.atexit]

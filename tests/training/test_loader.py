@@ -433,6 +433,70 @@ def _begin(notes: Path, _: int) -> None:
     (notes / name).touch()
 
 
+class _DropsInterrupts:
+    """Once it is unpickled, a finalizer runs in which a Ctrl-C comes: Python drops what that raises."""
+
+    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
+        return _interrupted_in_a_finalizer, ()
+
+
+class _Finalized:
+    def __del__(self) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+
+def _interrupted_in_a_finalizer() -> None:
+    _Finalized()
+
+
+def _dropping(samples: Any) -> Any:
+    return _DropsInterrupts(), samples
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_interrupt_that_a_finalizer_dropped_ends_the_pass() -> None:
+    loader = ClipLoader(Numbers(12), batch_size=2, collate_fn=_dropping, **WAYS[FAST])
+    with pytest.raises(KeyboardInterrupt):
+        next(iter(loader))
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert not multiprocessing.active_children()
+
+
+_LOCKED = """
+from loader_samples import Numbers
+from lazyvid.training import ClipLoader, processes
+processes._ENDING_S = 1.0
+loader = ClipLoader(Numbers(12), batch_size=2, num_workers=2, multiprocessing_context="fork")
+batches = iter(loader)
+next(batches)
+for orders in loader._engine._batches._index_queues:
+    orders._notempty.acquire()  # as an interrupt in the midst of a `put` leaves it
+loader.close()
+print("closed", flush=True)
+"""
+
+_HANGING = """
+from loader_samples import Numbers
+from lazyvid.errors import LoaderTimeoutError
+from lazyvid.training import ClipLoader, daemons
+daemons._AT_EXIT_S = 0.5
+try:
+    list(ClipLoader(Numbers(12, at=5, bad="hang"), batch_size=2, num_threads=2, timeout_s=1.0))
+except LoaderTimeoutError:
+    print("closed", flush=True)
+"""
+
+
+@pytest.mark.parametrize("text", [_LOCKED, _HANGING], ids=["a lock left taken", "a thread that hangs"])
+def test_nothing_keeps_a_program_from_its_end(text: str, tmp_path: Path) -> None:
+    (tmp_path / "run.py").write_text(text)
+    environment = {**os.environ, "PYTHONPATH": f"{Path(__file__).parent}:{os.environ.get('PYTHONPATH', '')}"}
+    ran = subprocess.run(
+        [sys.executable, tmp_path / "run.py"], env=environment, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert ran.stdout == "closed\n", ran.stderr
+
+
 @pytest.mark.parametrize("bad", ["hang", "SIGSTOP"])
 def test_a_batch_that_does_not_come_ends_in_time(bad: str) -> None:
     loader = ClipLoader(Numbers(12, at=5, bad=bad), batch_size=2, timeout_s=2.0, **WAYS[FAST])
