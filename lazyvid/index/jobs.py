@@ -45,9 +45,9 @@ def each_as_done(work: Callable[[Item], Result], items: Sequence[Item], *, jobs:
                 # Raised again where the results are taken.
                 done.put((item, None, error))
 
-    for _ in range(min(jobs, len(items))):
-        threading.Thread(target=body, name="lazyvid-job", daemon=True).start()
     try:
+        for _ in range(min(jobs, len(items))):
+            threading.Thread(target=body, name="lazyvid-job", daemon=True).start()
         for _ in items:
             item, result, error = _taken(done)
             if error is not None:

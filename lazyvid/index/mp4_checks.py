@@ -105,7 +105,7 @@ def check_headers(scan: HeaderScan, *, limits: Limits) -> Movie:
 
     Raises:
         TruncatedVideoError: if the file ends before its headers do, or has none.
-        CorruptVideoError: if a table is longer than its box.
+        CorruptVideoError: if a table is longer than its box, or tables of one track contradict each other.
         LimitExceededError: if pictures or tables are larger than the limits allow.
         NotAVideoError: if samples lie in other files.
     """
@@ -152,6 +152,8 @@ def _read_track(boxes: _Boxes, trak: Box, limits: Limits) -> Track:
         _check_table(boxes, box)
     samples = _check_sample_counts(boxes, tables, handler, limits)
     if handler == b"vide":
+        _check_times(boxes, boxes.find(trak, b"mdia", b"mdhd"))
+        _check_places(boxes, tables, samples)
         _check_picture_sizes(boxes, tables.get(b"stsd"), limits)
         _check_data_references(boxes, boxes.find(media, b"dinf", b"dref") if media else None)
     return Track(
@@ -190,6 +192,29 @@ def _check_sample_counts(boxes: _Boxes, tables: dict[bytes, Box], handler: bytes
     allowed = limits.frames if handler == b"vide" else max(limits.frames, _LEAST_AUDIO_SAMPLES)
     _check_count(claimed, allowed, boxes.uri)
     return sizes
+
+
+def _check_times(boxes: _Boxes, header: Box | None) -> None:
+    if header is not None and not boxes.number(header, 20 if boxes.payload(header)[:1] == b"\x01" else 12):
+        raise CorruptVideoError(
+            f"Expected a number of ticks a second in the media header (mdhd), found 0 in {boxes.uri}. {_DAMAGED}"
+        )
+
+
+def _check_places(boxes: _Boxes, tables: dict[bytes, Box], samples: int) -> None:
+    """Raise unless chunks have room for all samples: FFmpeg gives those that have a place, and says nothing."""
+    chunks = max(boxes.number(tables.get(kind), 4) for kind in (b"stco", b"co64"))
+    table = boxes.payload(tables.get(b"stsc"))[8:]
+    entries = np.frombuffer(table[: len(table) // 12 * 12], ">u4").astype(np.int64).reshape(-1, 3)
+    first = entries[:, 0]
+    each = np.where(entries[:, 1] < 1 << 31, entries[:, 1], 1)  # as FFmpeg takes what is negative to it
+    stops = np.append(first[1:], chunks + 1).clip(max=chunks + 1)
+    placed = int(((stops - first).clip(min=0) * each).sum())
+    if placed < samples:
+        raise CorruptVideoError(
+            f"Expected places for the {samples} samples that the tables of {boxes.uri} claim, found {placed} in "
+            f"{chunks} chunks. {_DAMAGED}"
+        )
 
 
 def _runs(table: bytes) -> npt.NDArray[np.int64]:
@@ -241,6 +266,7 @@ def _check_fragments(scan: HeaderScan, tracks: tuple[Track, ...], limits: Limits
         boxes = _Boxes(scan, box)
         for fragment in boxes.children(boxes.root):
             if fragment.kind == b"traf":
+                _check_duration(boxes, boxes.find(fragment, b"tfhd"))
                 samples = sum(_run_samples(boxes, run) for run in boxes.children(fragment) if run.kind == b"trun")
                 if boxes.number(boxes.find(fragment, b"tfhd"), 4) in video:
                     frames += samples
@@ -248,6 +274,17 @@ def _check_fragments(scan: HeaderScan, tracks: tuple[Track, ...], limits: Limits
                     others += samples
         _check_count(frames, limits.frames, scan.uri)
         _check_count(others, max(limits.frames, _LEAST_AUDIO_SAMPLES), scan.uri)
+
+
+def _check_duration(boxes: _Boxes, header: Box | None) -> None:
+    """Raise where samples last longer than 31 bits can say: FFmpeg takes it for less than nothing, and loses frames."""
+    flags = boxes.number(header, 1, 3)
+    duration = boxes.number(header, 8 + 8 * (flags & 1) + 4 * (flags >> 1 & 1)) if flags & 0x8 else 0
+    if duration >= 1 << 31:
+        raise CorruptVideoError(
+            f"Expected samples of less than 2^31 ticks, found a fragment with samples of {duration} in {boxes.uri}. "
+            f"{_DAMAGED}"
+        )
 
 
 def _run_samples(boxes: _Boxes, run: Box) -> int:

@@ -7,6 +7,7 @@ import struct
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from children import WrongError
@@ -108,22 +109,34 @@ def warm() -> None:
     import lance  # noqa: F401
 
 
+class Reference(NamedTuple):
+    """What the undamaged file gives."""
+
+    index: FrameIndex
+    """The full one."""
+    frames: torch.Tensor
+    timestamps: torch.Tensor
+
+
 @cache
-def reference(good: str) -> tuple[FrameIndex, torch.Tensor]:
-    """The full index of the undamaged file, and its frames."""
+def reference(good: str) -> Reference:
+    """What an undamaged file gives."""
     index = build_index(good, scan="full")
-    return index, LazyVideo(good, frame_index=index)[:]
+    clip = LazyVideo(good, frame_index=index).get_frames_at(range(FRAMES))
+    return Reference(index, clip.frames, clip.timestamps)
 
 
 def with_the_index(good: str, damaged: str, damage: Damage) -> str:
     """By the index of the undamaged file, checksums included: each frame is the right one or is refused."""
-    index, frames = reference(good)
+    right = reference(good)
     Path(damaged).write_bytes(spoil(Path(good).read_bytes(), damage))
-    video = LazyVideo(damaged, frame_index=index)
-    return read_in_pieces(video, frames)
+    video = LazyVideo(damaged, frame_index=right.index)
+    return read_in_pieces(video, right)
 
 
-def read_in_pieces(video: LazyVideo, frames: torch.Tensor) -> str:
+def read_in_pieces(video: LazyVideo, right: Reference) -> str:
+    """Each frame is the right one, at its time and under its number, or is refused."""
+    frames = right.frames
     if len(video) != len(frames):
         raise WrongError(f"{len(video)} frames instead of {len(frames)}")
     refused: Exception | None = None
@@ -138,6 +151,8 @@ def read_in_pieces(video: LazyVideo, frames: torch.Tensor) -> str:
         given += len(wanted)
         if not torch.equal(clip.frames, frames[wanted]):
             raise WrongError(f"wrong pixels among frames {wanted}")
+        if not torch.equal(clip.timestamps, right.timestamps[wanted]):
+            raise WrongError(f"frames {wanted} at {clip.timestamps.tolist()}")
         if clip.frame_indices.tolist() != wanted:
             raise WrongError(f"frames {clip.frame_indices.tolist()} instead of {wanted}")
     if refused is not None:
@@ -148,7 +163,7 @@ def read_in_pieces(video: LazyVideo, frames: torch.Tensor) -> str:
 
 def without_an_index(good: str, damaged: str, damage: Damage, scan: str = "full") -> str:
     """Indexed after the damage: opened or refused. A file that is only cut gives the frames before the cut, or none."""
-    _, frames = reference(good)
+    frames = reference(good).frames
     Path(damaged).write_bytes(spoil(Path(good).read_bytes(), damage))
     video = LazyVideo(damaged, frame_index=build_index(damaged, scan=scan))  # type: ignore[arg-type]
     given = video[:]
@@ -163,3 +178,12 @@ def whatever(path: str) -> str:
         index = build_index(path, scan=scan)  # type: ignore[arg-type]
         LazyVideo(path, frame_index=index)[:]
     return f"{len(index)} frames"
+
+
+def nothing_but_its_own(good: str, path: str) -> str:
+    """A file with the payload of a good one and headers that lie: all of its frames, or it is refused."""
+    for scan in ("header", "full"):
+        index = build_index(path, scan=scan)  # type: ignore[arg-type]
+        if not torch.equal(LazyVideo(path, frame_index=index)[:], reference(good).frames):
+            raise WrongError(f"other frames after a {scan} scan")
+    return "all frames"

@@ -176,7 +176,6 @@ MAY_OPEN = {
     "mp4: 50,000 meta boxes inside one another",
     "fragmented: 50,000 empty moofs",
     "fragmented: 50,000 moofs inside one another",
-    "fragmented: durations of 2^32",
     "mkv: clusters inside clusters",
     "mkv: tags inside tags",
     "mkv: a segment of 2^56 bytes",
@@ -184,9 +183,7 @@ MAY_OPEN = {
     "webm: a segment of 2^56 bytes",
     "mkv: pictures of 15360x15360",
     "webm: pictures of 15360x15360",
-    "mp4: 2^31 in each chunk",
     "mp4: frames in another file",
-    "mp4: time scale 0",
 }
 """Those whose frames are all there, and whose lies nobody has to believe: the stream knows its own size, say."""
 
@@ -198,7 +195,7 @@ def test_hostile_files_are_refused(name: str, videos: Mapping[str, Path], tmp_pa
     (tmp_path / "clip.mp4").write_bytes(videos["mp4"].read_bytes())
     path = tmp_path / f"hostile{videos[kind].suffix}"
     path.write_bytes(make(videos[kind].read_bytes()))
-    outcome = hostile_child.ask(damaged.whatever, path=str(path))
+    outcome = hostile_child.ask(damaged.nothing_but_its_own, good=str(videos[kind]), path=str(path))
     assert outcome.kind == "refused" or (name in MAY_OPEN and outcome.kind == "right"), outcome
 
 
@@ -244,10 +241,10 @@ def mutations(draw_: Any, data: bytes) -> bytes:
 
 def mutated_case(good: str, path: str, data: bytes) -> str:
     """By the index of the whole file: right or refused; by its own: opened or refused."""
-    index, frames = damaged.reference(good)
+    right = damaged.reference(good)
     Path(path).write_bytes(data)
     try:
-        said = damaged.read_in_pieces(LazyVideo(path, frame_index=index), frames)
+        said = damaged.read_in_pieces(LazyVideo(path, frame_index=right.index), right)
     except LazyVidError:
         said = "refused"
     damaged.whatever(path)

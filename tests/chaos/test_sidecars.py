@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import multiprocessing
 import os
 import random
@@ -47,10 +48,19 @@ Change = tuple[str, str, tuple[tuple[str, int, int], ...]]
 """(what is done, the file of the sidecar, the damage to its bytes)."""
 
 
-def draw(rng: random.Random, good: Path) -> Change:
-    name = rng.choice(files_of(good))
+WAYS = ("remove", "empty", "exchange", "cut", "flip", "zero", "longer", "double")
+
+
+def draw(rng: random.Random, good: Path, count: int) -> list[Change]:
+    """Each file in each way, as far as `count` goes, and then more flips than anything else."""
+    each = list(itertools.product(files_of(good), WAYS))
+    rng.shuffle(each)
+    more = [(rng.choice(files_of(good)), rng.choice([*WAYS, "flip", "flip"])) for _ in range(count)]
+    return [_change_of(rng, good, name, how) for name, how in (each + more)[:count]]
+
+
+def _change_of(rng: random.Random, good: Path, name: str, how: str) -> Change:
     size = max(1, (Path(f"{good}.lance") / name).stat().st_size)
-    how = rng.choice(["remove", "empty", "exchange", "cut", "flip", "flip", "flip", "zero", "longer", "double"])
     if how == "flip":
         return how, name, tuple(("flip", rng.randrange(size), rng.randrange(8)) for _ in range(rng.choice([1, 1, 3])))
     if how == "zero":
@@ -60,19 +70,19 @@ def draw(rng: random.Random, good: Path) -> Change:
 
 def read_beside(good: str, place: str, change: Change) -> str:
     """A copy of the video beside a changed copy of its sidecar: opened by it as it is, or refused; then healed."""
-    _, frames = reference(good)
+    right = reference(good)
     shutil.rmtree(place, ignore_errors=True)
     clip = Path(shutil.copytree(Path(good).parent, place)) / Path(good).name
     _change(clip, change)
     try:
         video = LazyVideo(clip, on_missing_index="raise")
-        said = damaged.read_in_pieces(video, frames)
+        said = damaged.read_in_pieces(video, right)
     except IndexStateError as error:
         if str(clip) not in str(error):
             raise WrongError(f"names no file: {error}") from error
         said = ""
     healed = LazyVideo(clip, on_missing_index="build", on_stale_index="rebuild")
-    if not torch.equal(healed[:], frames):
+    if not torch.equal(healed[:], right.frames):
         raise WrongError("rebuilt to other frames")
     if not said:
         raise CorruptIndexError(f"{clip} was refused, and healed as it should.")
@@ -98,12 +108,12 @@ def _change(clip: Path, change: Change) -> None:
         path.write_bytes(spoil(path.read_bytes(), damage))
 
 
-@counts(5, 200)
+@counts(5, 500)
 def test_a_damaged_sidecar_is_never_believed(
     count: int, good: Path, child: Child, tmp_path: Path, rng: random.Random
 ) -> None:
     places = {"good": str(good), "place": str(tmp_path / "copy")}
-    drawn = [draw(rng, good) for _ in range(count)]
+    drawn = draw(rng, good, count)
     tally = run_all(child, [(str(change), read_beside, {**places, "change": change}) for change in drawn])
     print(tally)  # noqa: T201 - shown by -rP
     assert tally.wrong == []
@@ -155,7 +165,7 @@ def _index_until(clip: str, at: int, place: str) -> None:
 
 def kill_the_indexer(good: str, place: str, at: int, how: str, *, fresh: bool) -> str:
     """Whether the writer came to its end ("done"); what it left is right, old or new, or missing where it was fresh."""
-    _, frames = reference(good)
+    right = reference(good)
     shutil.rmtree(place, ignore_errors=True)
     clip = Path(shutil.copytree(Path(good).parent, place)) / Path(good).name
     if fresh:
@@ -173,14 +183,14 @@ def kill_the_indexer(good: str, place: str, at: int, how: str, *, fresh: bool) -
         raise WrongError(f"the writer failed by itself: {code}")
     try:
         video = LazyVideo(clip, on_missing_index="raise")
-        damaged.read_in_pieces(video, frames)
+        damaged.read_in_pieces(video, right)
     except MissingIndexError as error:
         if not fresh:
             raise WrongError("the sidecar that was there is gone") from error
     except IndexStateError as error:
         raise WrongError(f"a killed writer left a sidecar that is damaged: {error}") from error
     build_index(clip).save(clip)
-    damaged.read_in_pieces(LazyVideo(clip, on_missing_index="raise"), frames)
+    damaged.read_in_pieces(LazyVideo(clip, on_missing_index="raise"), right)
     return "done" if code == 0 else "killed"
 
 
@@ -215,7 +225,7 @@ def test_indexers_at_once_and_killed_while_others_read(
     count: int, good: Path, tmp_path: Path, rng: random.Random
 ) -> None:
     clip = Path(shutil.copytree(good.parent, tmp_path / "copy")) / good.name
-    _, frames = reference(str(good))
+    frames = reference(str(good)).frames
     context = multiprocessing.get_context("spawn")
     for _ in range(count):
         writers = [context.Process(target=_index_again_and_again, args=(str(clip),)) for _ in range(2)]

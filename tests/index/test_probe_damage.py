@@ -161,6 +161,11 @@ CLAIMS: dict[str, tuple[type[LazyVidError], Callable[[Mp4], Mp4 | bytes]]] = {
     "2^31 frames of one size": (LimitExceededError, lambda m: replaced(m, full_box(b"stsz", pack(">II", 9, 2**31)))),
     "2^31 offsets in one run": (LimitExceededError, lambda m: replaced(m, table(b"ctts", [(2**31, 1)]))),
     "2^31 sizes": (CorruptVideoError, lambda m: replaced(m, full_box(b"stsz", pack(">II", 0, 2**31)))),
+    "chunks for one sample": (CorruptVideoError, lambda m: replaced(m, table(b"stsc", [(1, 1, 1), (2, 0, 1)]))),
+    "no ticks a second": (
+        CorruptVideoError,
+        lambda m: replaced(m, full_box(b"mdhd", pack(">IIIIHH", 0, 0, 0, 100, 0x55C4, 0))),
+    ),
     "2^30 runs": (CorruptVideoError, lambda m: replaced(m, full_box(b"stts", pack(">III", 2**30, 1, 1)))),
     "2^30 chunks": (CorruptVideoError, lambda m: replaced(m, full_box(b"stco", pack(">II", 2**30, 1)))),
     "2^30 keys": (CorruptVideoError, lambda m: replaced(m, full_box(b"stss", pack(">II", 2**30, 1)))),
