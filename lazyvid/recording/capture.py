@@ -19,6 +19,7 @@ import av
 import numpy as np
 import numpy.typing as npt
 
+from lazyvid.errors import RecordingError
 from lazyvid.recording.codecs import effort_options
 from lazyvid.recording.encoder import StreamingVideoEncoder
 from lazyvid.recording.episodes import Episode, EpisodeRows, finish_video, row_statistics
@@ -221,7 +222,7 @@ class ImageCameras:
 
     def cancel(self) -> None:
         """Remove the running episode's images."""
-        with contextlib.suppress(OSError):  # of images that are no longer wanted
+        with contextlib.suppress(RecordingError):  # of images that are no longer wanted
             self._writer.wait_until_done()
         self.clean(self._episode)
 

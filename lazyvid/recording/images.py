@@ -9,11 +9,11 @@ import contextlib
 import errno
 import math
 import os
-import queue
 import re
 import threading
 import time
 import warnings
+from collections import deque
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -221,21 +221,29 @@ class ImageWriter:
             raise ValueError(
                 f"Invalid num_threads={num_threads!r}, queue_maxsize={queue_maxsize!r}: expected 1 or more of each."
             )
-        self._queue: queue.Queue[tuple[npt.NDArray[Any], Path] | None] = queue.Queue(queue_maxsize)
+        # What is to be written is counted nowhere else. To queue a picture is one step, which a Ctrl-C does not cut in
+        # two, and only the threads, which no signal reaches, change the other number: so waiting has an end.
+        self._waiting: deque[tuple[npt.NDArray[Any], Path]] = deque()
+        self._at_work = 0
+        self._queue_maxsize = queue_maxsize
         self._failures: list[tuple[Path, Exception]] = []
-        self._pending = 0
         self._changed = threading.Condition()
         self._stopped = False
         self._threads = [
             threading.Thread(target=self._work, name=f"lazyvid-images-{k}", daemon=True) for k in range(num_threads)
         ]
-        for thread in self._threads:
-            thread.start()
+        try:
+            for thread in self._threads:
+                thread.start()
+        except BaseException:
+            self.stop()
+            raise
 
     @property
     def pending(self) -> int:
         """Pictures that are not on disk yet."""
-        return self._pending
+        with self._changed:
+            return self._unwritten()
 
     def save_image(self, image: npt.NDArray[Any] | torch.Tensor, path: str | os.PathLike[str]) -> None:
         """Write a picture; returns when it is copied and queued.
@@ -248,12 +256,14 @@ class ImageWriter:
             ValueError: if it is no picture that PNG can hold.
             RecordingError: if the writer was stopped.
         """
-        if self._stopped:
-            raise RecordingError(f"Cannot save {os.fspath(path)}: the image writer was stopped.")
+        self._check_open(path)
         pixels = as_png_pixels(image)
         with self._changed:
-            self._pending += 1
-        self._queue.put((pixels, Path(path)))
+            while len(self._waiting) >= self._queue_maxsize:
+                self._changed.wait(_LOOK_UP_S)
+            self._check_open(path)
+            self._waiting.append((pixels, Path(path)))
+            self._changed.notify_all()
 
     def wait_until_done(self, timeout: float | None = None) -> None:
         """Wait until all pictures saved so far are on disk.
@@ -269,11 +279,11 @@ class ImageWriter:
         end = math.inf if timeout is None else time.monotonic() + timeout
         with self._changed:
             # A Ctrl-C that comes just before a thread blocks does not wake it: it is seen when the thread looks up.
-            while self._pending and (left := end - time.monotonic()) > 0:
+            while self._unwritten() and (left := end - time.monotonic()) > 0:
                 self._changed.wait(min(_LOOK_UP_S, left))
-            if self._pending:
+            if unwritten := self._unwritten():
                 raise RecordingError(
-                    f"Expected all pictures on disk within {timeout} s, {self._pending} are still to be written. Check "
+                    f"Expected all pictures on disk within {timeout} s, {unwritten} are still to be written. Check "
                     "the disk, or use more threads."
                 )
             failures, self._failures = self._failures, []
@@ -286,14 +296,9 @@ class ImageWriter:
 
     def stop(self) -> None:
         """End the threads once all that is queued is written, without waiting for it; harmless when done before."""
-        if not self._stopped:
+        with self._changed:
             self._stopped = True
-            threading.Thread(target=self._send_home, name="lazyvid-images-stop", daemon=True).start()
-
-    def _send_home(self) -> None:
-        """Let each thread end; in a thread of its own, as the queue may be full for long."""
-        for _ in self._threads:
-            self._queue.put(None)
+            self._changed.notify_all()
 
     def __enter__(self) -> Self:
         """The writer itself."""
@@ -309,8 +314,15 @@ class ImageWriter:
         finally:
             self.stop()
 
+    def _check_open(self, path: str | os.PathLike[str]) -> None:
+        if self._stopped:
+            raise RecordingError(f"Cannot save {os.fspath(path)}: the image writer was stopped.")
+
+    def _unwritten(self) -> int:
+        return len(self._waiting) + self._at_work
+
     def _work(self) -> None:
-        while (item := self._queue.get()) is not None:
+        while (item := self._next()) is not None:
             pixels, path = item
             failure: Exception | None = None
             try:
@@ -320,8 +332,20 @@ class ImageWriter:
             with self._changed:
                 if failure is not None:
                     self._failures.append((path, failure))
-                self._pending -= 1
+                self._at_work -= 1
                 self._changed.notify_all()
+
+    def _next(self) -> tuple[npt.NDArray[Any], Path] | None:
+        """The next picture; None once there is none and none comes any more."""
+        with self._changed:
+            while not self._waiting:
+                if self._stopped:
+                    return None
+                self._changed.wait(_LOOK_UP_S)  # a Ctrl-C may have kept whoever had news from telling
+            item = self._waiting.popleft()
+            self._at_work += 1
+            self._changed.notify_all()
+            return item
 
 
 def _write_whole(path: Path, data: bytes) -> None:

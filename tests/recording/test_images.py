@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import signal
 import threading
 from fractions import Fraction
 from pathlib import Path
@@ -199,8 +200,8 @@ def test_waiting_has_an_end_and_threads_end(tmp_path: Path) -> None:
 
     writer.save_image(paint(1), tmp_path / "1.png")
     writer.wait_until_done(timeout=240)
-    writer._queue.put((paint(2), Slow(tmp_path / "2.png")))
-    writer._pending += 1
+    with writer._changed:
+        writer._waiting.append((paint(2), Slow(tmp_path / "2.png")))
     with pytest.raises(RecordingError, match=r"within 0\.05 s, 1 are still"):
         writer.wait_until_done(timeout=0.05)
     blocked.set()
@@ -209,7 +210,39 @@ def test_waiting_has_an_end_and_threads_end(tmp_path: Path) -> None:
     writer.stop()
     for thread in writer._threads:
         thread.join(240)
-    assert threading.active_count() <= before + 1  # the one that sent them home may still say so
+    assert threading.active_count() <= before
+
+
+def test_a_ctrl_c_on_a_slow_disk_leaves_no_picture_to_wait_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fast = threading.Event()
+    write_bytes = Path.write_bytes
+    monkeypatch.setattr(Path, "write_bytes", lambda path, data: (fast.wait(240), write_bytes(path, data)))
+    writer = ImageWriter(num_threads=1, queue_maxsize=1)
+    ctrl_c = threading.Timer(0.3, signal.pthread_kill, (threading.get_ident(), signal.SIGINT))
+    ctrl_c.start()
+    with pytest.raises(KeyboardInterrupt):  # one picture is at work, one waits, and there is no room for the third
+        all(writer.save_image(paint(number), frame_path(tmp_path, number)) is None for number in range(3))
+    fast.set()
+    writer.wait_until_done(timeout=10)
+    assert litter(tmp_path) == ["frame-000000.png", "frame-000001.png"]
+    writer.stop()
+
+
+def test_threads_that_cannot_be_started_leave_none_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    before, start, started = threading.active_count(), threading.Thread.start, []
+
+    def start_two(thread: threading.Thread) -> None:
+        if len(started) == 2:
+            raise RuntimeError("can't start new thread")
+        started.append(thread)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_two)
+    with pytest.raises(RuntimeError, match="can't start"):
+        ImageWriter(num_threads=3)
+    for thread in started:
+        thread.join(10)
+    assert threading.active_count() <= before
 
 
 @pytest.mark.parametrize("arguments", [{"num_threads": 0}, {"queue_maxsize": 0}])
