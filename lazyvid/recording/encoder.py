@@ -186,13 +186,17 @@ class StreamingVideoEncoder:
         shared_origin = EpisodeOrigin(keys, origin)
         self.cancel_episode()
         self._folder = _episode_folder(Path(temp_dir))
-        self._finished = {}
-        self._lanes = {key: self._lane(key, self._folder, shared_origin, metadata) for key in keys}
-        for lane in self._lanes.values():
-            lane.thread.start()
-        self._syncing = SyncingThread([lane.thread for lane in self._lanes.values()], every_s=self.durable_s)
-        self._syncing.start()
-        self._is_active = True
+        self._finished, self._lanes = {}, {}
+        self._is_active = True  # from here on, so that what was begun is cancelled where the rest fails
+        try:
+            self._lanes = {key: self._lane(key, self._folder, shared_origin, metadata) for key in keys}
+            for lane in self._lanes.values():
+                lane.thread.start()
+            self._syncing = SyncingThread([lane.thread for lane in self._lanes.values()], every_s=self.durable_s)
+            self._syncing.start()
+        except BaseException:
+            self.cancel_episode()
+            raise
 
     def feed_frame(self, video_key: str, image: FrameLike, timestamp: float | None = None) -> None:
         """Hand over a frame of a camera. It is copied, so that the caller may reuse its memory at once.
@@ -287,7 +291,8 @@ class StreamingVideoEncoder:
             lane.discard()
         deadline = time.monotonic() + _CANCEL_S
         for lane in self._lanes.values():
-            lane.thread.join(max(0.0, deadline - time.monotonic()))
+            if lane.thread.is_alive():  # not where it could not be started
+                lane.thread.join(max(0.0, deadline - time.monotonic()))
         self._end_episode()
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)

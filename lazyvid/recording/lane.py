@@ -5,6 +5,7 @@ Part of the write flow: `encoder.py` has a lane for each camera of an episode, `
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import queue
@@ -145,7 +146,7 @@ class Lane:
         """Tell the encoder that no frame comes any more; never waits."""
         self.thread.grid_frames = self._fed
         self.thread.stop_event.set()  # seen when the queue is empty, so that a full one does not matter
-        if not self._queue.full():
+        with contextlib.suppress(queue.Full):  # nor one that its feeder fills at this moment
             self._queue.put_nowait(None)  # wakes a thread that waits
 
     def discard(self) -> None:
@@ -218,7 +219,10 @@ class Lane:
         # In the layout that it has: the copy is then as fast as memory is, also of [C, H, W].
         frame = QueuedFrame(np.array(pixels, order="K"), self._fed, seconds)
         if wait == 0.0:
-            self._queue.put_nowait(frame)
+            try:
+                self._queue.put_nowait(frame)
+            except queue.Full:  # nobody else puts frames, but whoever ends the episode puts a None
+                raise self._ended() from None
             return True
         return self._put_within(frame, wait) if self._on_full == "drop" else self._put_at_last(frame, wait)
 
@@ -237,12 +241,17 @@ class Lane:
             try:
                 self._queue.put(frame, timeout=wait)
             except queue.Full:
+                is_alive = self.thread.is_alive()
                 self.raise_if_dead()
-                error = self.stalled()
+                error = self.stalled() if is_alive else self._ended()
                 if error is not None:
                     raise error from None
             else:
                 return True
+
+    def _ended(self) -> RuntimeError:
+        """What to raise when the episode ended, in another thread, before there was room."""
+        return RuntimeError(f"No active episode: it ended before there was room for frame {self._fed} of {self.key!r}.")
 
     def _count_drop(self, seconds: float | None) -> None:
         self.dropped_timestamps.append(float(self._fed / self._rate) if seconds is None else seconds)

@@ -32,6 +32,7 @@ from lazyvid.index.probe import build_index
 from lazyvid.recording import camera as camera_module
 from lazyvid.recording import lane as lane_module
 from lazyvid.recording import origin as origin_module
+from lazyvid.recording.camera import QueuedFrame
 from lazyvid.recording.encoder import CameraEncoderThread, StreamingVideoEncoder
 from lazyvid.recording.mp4 import Mp4File
 from lazyvid.stats import read_stats
@@ -824,3 +825,72 @@ def test_what_is_durable_is_what_a_copy_of_the_file_holds(tmp_path: Path, make: 
     assert seen[-1][0] >= 60 - 2 * 5
     encoder.finish_episode()
     assert encoder.durable_frames == {"cam": 60}
+
+
+# -- what begins or ends half-way --------------------------------------------------------------------------------------
+
+
+def test_an_episode_whose_threads_cannot_all_be_started_leaves_nothing(
+    tmp_path: Path, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, started = threading.Thread.start, []
+
+    def start_two(thread: threading.Thread) -> None:
+        if len(started) == 2:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+        started.append(thread)
+
+    encoder = make()
+    monkeypatch.setattr(threading.Thread, "start", start_two)
+    with pytest.raises(RuntimeError, match="can't start"):
+        encoder.start_episode(["a", "b", "c"], tmp_path)
+    monkeypatch.undo()
+    assert len(started) == 2
+    assert not any(thread.is_alive() for thread in started)
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(RuntimeError, match="No active episode"):
+        encoder.feed_frame("a", paint(0))
+    encoder.start_episode(["a"], tmp_path)
+    feed(encoder, 3, "a")
+    assert contents(encoder.finish_episode()["a"][0])[0] == [0, 1, 2]
+
+
+class FilledAtTheLastMoment(queue.Queue[Any]):
+    """A queue that another thread fills just before something is put there."""
+
+    def put_nowait(self, item: Any) -> None:
+        while not self.full():
+            super().put_nowait(QueuedFrame(paint(self.qsize() + 1), self.qsize() + 1))
+        super().put_nowait(item)
+
+
+def test_an_episode_ends_while_its_feeder_fills_a_queue(
+    tmp_path: Path, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = Gate(monkeypatch, camera="a")
+    encoder = make(queue_maxsize=5)
+    encoder.start_episode(["a"], tmp_path)
+    feed(encoder, 1, "a")
+    assert gate.reached.wait(240)
+    lane = encoder._lanes["a"]
+    lane._queue.__class__ = FilledAtTheLastMoment
+    lane.end()
+    gate.open.set()
+    lane.thread.join(240)
+    assert contents(encoder.finish_episode()["a"][0])[0] == list(range(6))
+
+
+@pytest.mark.parametrize("on_full", ["drop", "block", "raise"])
+def test_a_feeder_learns_that_its_episode_ended_before_there_was_room(tmp_path: Path, make: Make, on_full: str) -> None:
+    encoder = make(queue_maxsize=1, on_full=on_full)
+    encoder.start_episode(["a"], tmp_path)
+    lane = encoder._lanes["a"]
+    lane.thread.discard()
+    lane.thread.join(240)
+    if on_full == "block":
+        lane.feed(paint(0), None)  # nobody takes it any more, so that the next one would wait for ever
+    else:
+        lane._queue.__class__ = FilledAtTheLastMoment
+    with pytest.raises(RuntimeError, match="No active episode: it ended"):
+        lane.feed(paint(1), None)
