@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
 import struct
 import threading
@@ -26,6 +27,8 @@ from lazyvid.recording.features import CheckedFrame, Features
 _HEADER = struct.Struct("<4sIII")
 _MAGIC = b"LVJ1"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+
+_log = logging.getLogger(__name__)
 
 
 class Journal:
@@ -48,7 +51,12 @@ class Journal:
             raise RecordingError(f"Cannot make {path}: {error}. Check the folder, or set spool_dir.") from error
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._sync_now_and_then, name="lazyvid-journal", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except BaseException:
+            self._stopped.set()
+            os.close(self._descriptor)
+            raise
 
     def add_frame(self, frame: CheckedFrame) -> None:
         """Append a row."""
@@ -67,8 +75,10 @@ class Journal:
         if self._stopped.is_set():
             return
         self._stopped.set()
-        self._thread.join()
-        os.close(self._descriptor)
+        try:
+            self._thread.join()
+        finally:  # also where a Ctrl-C comes while the disk is slow
+            os.close(self._descriptor)
 
     def _append(self, head: dict[str, Any], payload: bytes) -> None:
         text = json.dumps(head).encode()
@@ -88,8 +98,15 @@ class Journal:
             raise RecordingError(f"Cannot write {self.path}: {error}.") from error
 
     def _sync_now_and_then(self) -> None:
+        warned = False
         while not self._stopped.wait(self._durable_s):
-            os.fsync(self._descriptor)
+            try:
+                os.fsync(self._descriptor)
+            except OSError as error:
+                # Not the recording's end: the rows are written, and the disk may take the next ones.
+                if not warned:
+                    _log.warning("%s could not be brought to the disk, tried again: %s.", self.path, error)
+                warned = True
 
 
 def read_journal(path: Path, features: Features) -> tuple[EpisodeRows, bool]:

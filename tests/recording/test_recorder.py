@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Callable
@@ -31,6 +32,7 @@ from episode_samples import (
 )  # fmt: skip
 
 from lazyvid.errors import CameraFormatChangedError, EncoderFailedError, RecordingError, StoreError
+from lazyvid.recording.journal import Journal
 from lazyvid.recording.layout import RecordingLayout
 from lazyvid.recording.manifest import MANIFEST, read_manifest
 from lazyvid.recording.recorder import Recorder, VideoEncodingManager
@@ -513,3 +515,42 @@ def test_a_hundred_episodes_leave_tidy_tables(tmp_path: Path) -> None:
     recorder.finalize()
     assert len(list((tmp_path / "frames.lance" / "data").iterdir())) == 1
     assert RecordingLayout().frames(tmp_path)["a"].to_pylist() == [float(k) for k in range(101)]
+
+
+# -- what is given up or fails half-way -------------------------------------------------------------------------------
+
+
+def test_an_episode_given_up_leaves_no_images_even_where_one_could_not_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path, data: bytes) -> int:
+        raise PermissionError(path)
+
+    with make(tmp_path, streaming_encoding=False) as recorder:
+        monkeypatch.setattr(Path, "write_bytes", refuse)
+        add(recorder, 2)
+        recorder.clear_episode_buffer()
+        monkeypatch.undo()
+    assert "images" not in names(tmp_path)
+
+
+def test_the_journal_goes_on_after_an_fsync_that_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked = []
+    fsync = os.fsync
+
+    def failing(descriptor: int) -> None:
+        asked.append(descriptor)
+        if len(asked) <= 2:
+            raise OSError(errno.EIO, "the disk is away")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", failing)
+    journal = Journal(tmp_path / "journal", durable_s=0.01)
+    end = time.monotonic() + 60
+    while len(asked) < 4:
+        assert time.monotonic() < end, asked
+        time.sleep(0.01)
+    journal.close()
+    assert [record.message.endswith("the disk is away.") for record in caplog.records] == [True]
