@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import pty
 import re
@@ -11,13 +12,20 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
+from typing import Any
+from unittest.mock import MagicMock
 
+import av
 import numpy as np
 import pytest
 from test_cli import DEADLINE_S, environment, lazyvid, row, wait_until
 
 from lazyvid import FrameIndex, LazyVideo, build_index
+from lazyvid.cli.record import _stopped_by_signals
+from lazyvid.cli.record_sources import painted
 from lazyvid.errors import RecordingError
 from lazyvid.recording import Recorder, encoder_report
 from lazyvid.recording.devices import CameraDevice
@@ -226,6 +234,42 @@ def test_a_killed_recorder_is_recovered_with_a_report(tmp_path: Path) -> None:
     assert (again.code, again.out.count("│ whole "), again.out.count("│ failed ")) == (1, 1, 1)
 
 
+def test_a_signal_may_come_at_any_line_of_the_wait_for_a_row() -> None:
+    """Also where the thread that it interrupts holds a lock of Python's own `threading`."""
+
+    def rows_until_line(wanted: int) -> tuple[int, bool]:
+        """How many of three rows came, and whether there were so many lines that the signal was sent."""
+        lines = 0
+
+        def trace(frame: FrameType, event: str, argument: object) -> Callable[..., Any] | None:
+            nonlocal lines
+            if Path(frame.f_code.co_filename).name not in ("threading.py", "record_sources.py"):
+                return None
+            lines += 1
+            if lines == wanted:
+                signal.raise_signal(signal.SIGTERM)
+            return trace
+
+        with _stopped_by_signals() as stopped:
+            rows = painted(1, (16, 16), 500.0, stopped).rows
+            before = sys.gettrace()
+            sys.settrace(trace)
+            try:
+                count = len(list(itertools.islice(rows, 3)))
+            finally:
+                sys.settrace(before)
+            return count, stopped.is_set()
+
+    counts = []
+    for line in itertools.count(1):
+        count, sent = rows_until_line(line)
+        if not sent:
+            break
+        counts.append(count)
+    assert counts == sorted(counts)
+    assert (counts[0], counts[-1]) == (0, 3)
+
+
 # -- devices ----------------------------------------------------------------------------------------------------------
 
 # FFmpeg's own test picture, opened as a camera is.
@@ -347,3 +391,14 @@ def test_codecs_says_what_works_and_why_the_rest_does_not() -> None:
         assert cells[2] == ("yes" if status.works else "no")
         assert bool(cells[3]) != status.works
     assert "auto is " in ended.out
+
+
+# -- devices that fail ------------------------------------------------------------------------------------------------
+
+
+def test_whatever_ends_the_thread_of_a_device_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    container = MagicMock()
+    container.decode.side_effect = MemoryError("no room for a picture")
+    monkeypatch.setattr(av, "open", MagicMock(return_value=container))
+    with CameraDevice("camera") as camera, pytest.raises(RecordingError, match="camera failed: no room for a picture"):
+        list(camera.frames(threading.Event()))

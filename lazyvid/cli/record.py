@@ -160,10 +160,23 @@ def _show(recorder: Recorder, length: float) -> None:
             console.print(f"  {escape(display_uri(recorder.video_uri(episode, name)))}", soft_wrap=True)
 
 
+class _Stopped:
+    """A flag for signal handlers: an Event has a lock, which the thread that the handler interrupts may hold."""
+
+    def __init__(self) -> None:
+        self._is_set = False
+
+    def set(self) -> None:
+        self._is_set = True
+
+    def is_set(self) -> bool:
+        return self._is_set
+
+
 @contextlib.contextmanager
-def _stopped_by_signals() -> Iterator[threading.Event]:
-    """An event that the first Ctrl-C sets, so that no frame is cut in two; a second one interrupts as always."""
-    stopped = threading.Event()
+def _stopped_by_signals() -> Iterator[_Stopped]:
+    """A flag that the first Ctrl-C sets, so that no frame is cut in two; a second one interrupts as always."""
+    stopped = _Stopped()
 
     def stop(number: int, frame: FrameType | None) -> None:
         del number, frame

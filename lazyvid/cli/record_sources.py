@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lazyvid.recording.devices import CameraDevice
+from lazyvid.recording.devices import CameraDevice, Flag
 from lazyvid.storage import ObjectStore
 from lazyvid.testing import painted_frame
 from lazyvid.testing.pattern import MAX_FRAME_NUMBER
@@ -25,6 +24,7 @@ Row = tuple[Mapping[str, Picture], Mapping[str, float]]
 
 _NUMBERS_APART = 10_000
 _PLAYED_AT_ONCE = 16
+_LOOK_UP_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class Source:
     """When each is due, or, from a real camera, when it came."""
 
 
-def painted(cameras: int, size: tuple[int, int], fps: float, stopped: threading.Event) -> Source:
+def painted(cameras: int, size: tuple[int, int], fps: float, stopped: Flag) -> Source:
     """Cameras that do not exist: moving pictures, each of which shows its own number.
 
     Args:
@@ -58,7 +58,7 @@ def painted(cameras: int, size: tuple[int, int], fps: float, stopped: threading.
     return Source(fps, dict.fromkeys(names, size), _paced(rows(), stopped))
 
 
-def played(uri: str, store: ObjectStore, stopped: threading.Event) -> Source:
+def played(uri: str, store: ObjectStore, stopped: Flag) -> Source:
     """A video, played as a camera would have given it, by its own times.
 
     Args:
@@ -86,7 +86,7 @@ def played(uri: str, store: ObjectStore, stopped: threading.Event) -> Source:
 
 @contextlib.contextmanager
 def real(
-    devices: Sequence[str], size: tuple[int, int] | None, fps: float, driver: str, stopped: threading.Event
+    devices: Sequence[str], size: tuple[int, int] | None, fps: float, driver: str, stopped: Flag
 ) -> Iterator[Source]:
     """Cameras on this machine, held for as long as the context.
 
@@ -120,7 +120,7 @@ def real(
                 )
 
 
-def _taken_together(cameras: Mapping[str, CameraDevice], stopped: threading.Event) -> Iterator[Row]:
+def _taken_together(cameras: Mapping[str, CameraDevice], stopped: Flag) -> Iterator[Row]:
     # The slowest first: by the time that it has a picture, the others have one as new.
     names = sorted(cameras, key=lambda name: cameras[name].fps or 0.0)
     first = None
@@ -130,7 +130,7 @@ def _taken_together(cameras: Mapping[str, CameraDevice], stopped: threading.Even
         yield pictures, dict(zip(names, (seconds - first for _picture, seconds in taken), strict=True))
 
 
-def _counted(stopped: threading.Event) -> Iterator[int]:
+def _counted(stopped: Flag) -> Iterator[int]:
     k = 0
     while not stopped.is_set():
         yield k
@@ -141,10 +141,13 @@ def _painted(number: int, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
     return painted_frame(number % (MAX_FRAME_NUMBER + 1), width=size[1], height=size[0])
 
 
-def _paced(rows: Iterator[Row], stopped: threading.Event) -> Iterator[Row]:
+def _paced(rows: Iterator[Row], stopped: Flag) -> Iterator[Row]:
     """Each row when it is due; late ones at once."""
     started = time.monotonic()
     for row in rows:
-        if stopped.wait(max(0.0, started + min(row[1].values()) - time.monotonic())):
+        due = started + min(row[1].values())
+        while not stopped.is_set() and (left := due - time.monotonic()) > 0:
+            time.sleep(min(left, _LOOK_UP_S))
+        if stopped.is_set():
             return
         yield row

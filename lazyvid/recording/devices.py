@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import av
 import numpy as np
@@ -25,6 +25,13 @@ _CLOSE_S = 2.0
 _POLL_S = 0.1
 
 Picture = npt.NDArray[np.uint8]
+
+
+class Flag(Protocol):
+    """What says whether to end, such as a `threading.Event`."""
+
+    def is_set(self) -> bool:
+        """Whether to end."""
 
 
 class CameraDevice:
@@ -68,9 +75,13 @@ class CameraDevice:
         self.fps = float(rate) if rate else fps
         """Pictures per second as the device says, or as asked for; None where neither is known."""
         self._thread = threading.Thread(target=self._read, args=(container,), name="lazyvid-device", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except BaseException:
+            self._stopped.set()  # a Ctrl-C does not keep the thread from running, and nobody will close it
+            raise
 
-    def frames(self, stopped: threading.Event) -> Iterator[tuple[Picture, float]]:
+    def frames(self, stopped: Flag) -> Iterator[tuple[Picture, float]]:
         """Pictures, RGB uint8 [height, width, 3], and the seconds of `time.monotonic` at which they came.
 
         Args:
@@ -121,7 +132,7 @@ class CameraDevice:
                     self._put((number, frame.to_ndarray(format="rgb24"), time.monotonic()))
                     if self._stopped.is_set():
                         return
-            except (av.FFmpegError, OSError, ValueError) as error:
+            except Exception as error:  # whatever it is, who takes pictures must hear of it
                 self._put(error)
             else:
                 self._put(None)
