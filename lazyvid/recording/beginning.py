@@ -69,10 +69,15 @@ def begin(spec: RecordingSpec, place: Spool, layout: Layout, tuning: Tuning) -> 
     """
     _check(tuning)
     cameras = cameras_of(spec, place.root, tuning, layout.rules)
-    place.check_new()
-    state = layout.create(place.root, spec)
-    place.remember()
-    return OpenRecording(place, layout, state, RootLock(place.root), cameras, tuning.durable_s)
+    try:
+        place.check_new()
+        state = layout.create(place.root, spec)
+        place.remember()
+        lock = RootLock(place.root)
+    except BaseException:
+        cameras.close()
+        raise
+    return OpenRecording(place, layout, state, lock, cameras, tuning.durable_s)
 
 
 def take_up(place: Spool, layout: Layout, tuning: Tuning) -> OpenRecording:

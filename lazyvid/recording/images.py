@@ -227,7 +227,9 @@ class ImageWriter:
         self._at_work = 0
         self._queue_maxsize = queue_maxsize
         self._failures: list[tuple[Path, Exception]] = []
-        self._changed = threading.Condition()
+        # Held by itself: a `with` of a lock is not cut in two by a Ctrl-C, one of a condition, written in Python, is.
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
         self._stopped = False
         self._threads = [
             threading.Thread(target=self._work, name=f"lazyvid-images-{k}", daemon=True) for k in range(num_threads)
@@ -242,7 +244,7 @@ class ImageWriter:
     @property
     def pending(self) -> int:
         """Pictures that are not on disk yet."""
-        with self._changed:
+        with self._lock:
             return self._unwritten()
 
     def save_image(self, image: npt.NDArray[Any] | torch.Tensor, path: str | os.PathLike[str]) -> None:
@@ -258,7 +260,7 @@ class ImageWriter:
         """
         self._check_open(path)
         pixels = as_png_pixels(image)
-        with self._changed:
+        with self._lock:
             while len(self._waiting) >= self._queue_maxsize:
                 self._changed.wait(_LOOK_UP_S)
             self._check_open(path)
@@ -277,7 +279,7 @@ class ImageWriter:
                 once is not raised again.
         """
         end = math.inf if timeout is None else time.monotonic() + timeout
-        with self._changed:
+        with self._lock:
             # A Ctrl-C that comes just before a thread blocks does not wake it: it is seen when the thread looks up.
             while self._unwritten() and (left := end - time.monotonic()) > 0:
                 self._changed.wait(min(_LOOK_UP_S, left))
@@ -296,7 +298,7 @@ class ImageWriter:
 
     def stop(self) -> None:
         """End the threads once all that is queued is written, without waiting for it; harmless when done before."""
-        with self._changed:
+        with self._lock:
             self._stopped = True
             self._changed.notify_all()
 
@@ -329,7 +331,7 @@ class ImageWriter:
                 _write_whole(path, encode_png(pixels))
             except Exception as error:  # kept for `wait_until_done`: a thread has nobody to raise it to
                 failure = error
-            with self._changed:
+            with self._lock:
                 if failure is not None:
                     self._failures.append((path, failure))
                 self._at_work -= 1
@@ -337,7 +339,7 @@ class ImageWriter:
 
     def _next(self) -> tuple[npt.NDArray[Any], Path] | None:
         """The next picture; None once there is none and none comes any more."""
-        with self._changed:
+        with self._lock:
             while not self._waiting:
                 if self._stopped:
                     return None

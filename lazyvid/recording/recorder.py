@@ -54,7 +54,12 @@ class Recorder:
         self._place, self._cameras, self._lock = recording.place, recording.cameras, recording.lock
         self._spec, self._durable_s = recording.state.spec, recording.durable_s
         self._rules = recording.layout.rules
-        self._saved = SavedEpisodes(recording.place, recording.layout, recording.state, recording.cameras)
+        try:
+            self._saved = SavedEpisodes(recording.place, recording.layout, recording.state, recording.cameras)
+        except BaseException:
+            self._cameras.close()
+            self._lock.release()
+            raise
         self._ended = False
         self._failed: BaseException | None = None
         self._episode = self._next_episode()

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import queue
 import shutil
 import threading
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
@@ -35,14 +35,23 @@ class Uploader:
 
     def __init__(self, root: Path, target: str, *, store: ObjectStore) -> None:
         self._root, self._target, self._store = root, target, store
-        self._plans: queue.Queue[tuple[UploadPlan, bool] | None] = queue.Queue()
+        # What is to be sent is counted nowhere else: a Ctrl-C does not cut the one step in two that adds a plan, and no
+        # signal reaches the thread, which alone changes the other. So waiting has an end.
+        self._plans: deque[tuple[UploadPlan, bool]] = deque()
+        self._is_sending = False
+        self._closed = False
         self._sent: set[str] = set()
         self._written: set[str] = set()  # with a manifest: names that may get another content
-        self._changed = threading.Condition()
-        self._waiting = 0
+        # Held by itself: a `with` of a lock is not cut in two by a Ctrl-C, one of a condition, written in Python, is.
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
         self._error: StoreError | None = None
         self._thread = threading.Thread(target=self._run, name="lazyvid-upload", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except BaseException:
+            self._closed = True  # a Ctrl-C does not keep the thread from running, and nobody will close it
+            raise
 
     def submit(self, plan: UploadPlan, *, prune: bool = False) -> None:
         """Send this, after what was submitted before; returns at once.
@@ -51,10 +60,10 @@ class Uploader:
             plan: What there is.
             prune: Whether to remove from the store's tables what the plan does not name.
         """
-        with self._changed:
-            self._waiting += 1
+        with self._lock:
             self._error = None  # a plan names all that an earlier one failed to send
-        self._plans.put((plan, prune))
+            self._plans.append((plan, prune))
+            self._changed.notify_all()
 
     def wait(self) -> None:
         """Wait until all that was submitted is sent, or failed.
@@ -62,8 +71,8 @@ class Uploader:
         Raises:
             StoreError: what kept the last plan from being sent; a note names the local folder that keeps it.
         """
-        with self._changed:
-            self._wait_until(lambda: not self._waiting)
+        with self._lock:
+            self._wait_until(lambda: not self._is_busy())
             error, self._error = self._error, None
         if error is not None:
             raise error
@@ -75,8 +84,8 @@ class Uploader:
             StoreError: what kept them from being sent.
             RecordingError: if no plan named them.
         """
-        with self._changed:
-            self._wait_until(lambda: video in self._sent or not self._waiting)
+        with self._lock:
+            self._wait_until(lambda: video in self._sent or not self._is_busy())
             if video in self._sent or (video in self._written and self._error is None):
                 return
             if self._error is not None:
@@ -85,9 +94,13 @@ class Uploader:
 
     def close(self) -> None:
         """End the thread after what was submitted. Closing twice does nothing."""
-        if self._thread.is_alive():
-            self._plans.put(None)
-            self._thread.join()
+        with self._lock:
+            self._closed = True
+            self._changed.notify_all()
+        self._thread.join()
+
+    def _is_busy(self) -> bool:
+        return bool(self._plans) or self._is_sending
 
     def _wait_until(self, condition: Callable[[], bool]) -> None:
         # A Ctrl-C that comes just before a thread blocks does not wake it: it is seen when the thread looks up.
@@ -95,7 +108,7 @@ class Uploader:
             pass
 
     def _run(self) -> None:
-        while (submitted := self._plans.get()) is not None:
+        while (submitted := self._next()) is not None:
             error: StoreError | None = None
             try:
                 self._send(*submitted)
@@ -107,10 +120,20 @@ class Uploader:
             if error is not None:
                 error.add_note(f"What was not sent is kept in {self._root}; lazyvid.recording.recover sends it.")
                 _log.warning("Cannot upload to %s for now: %s", display_uri(self._target), error)
-            with self._changed:
-                self._waiting -= 1
+            with self._lock:
+                self._is_sending = False
                 self._error = error
                 self._changed.notify_all()
+
+    def _next(self) -> tuple[UploadPlan, bool] | None:
+        """The next plan; None once there is none and none comes any more."""
+        with self._lock:
+            while not self._plans:
+                if self._closed:
+                    return None
+                self._changed.wait(_LOOK_UP_S)  # a Ctrl-C may have kept whoever had news from telling
+            self._is_sending = True
+            return self._plans.popleft()
 
     def _send(self, plan: UploadPlan, prune: bool) -> None:  # noqa: FBT001 - as queued
         for video in plan.videos:
@@ -134,7 +157,7 @@ class Uploader:
             dataclasses.replace(index, sources=sources).save(uri, store=self._store)
             path.unlink()  # before its sidecar: a kill in between must not leave a video that lacks one
         shutil.rmtree(sidecar_uri(path), ignore_errors=True)
-        with self._changed:
+        with self._lock:
             self._sent.add(video)
             self._changed.notify_all()
 

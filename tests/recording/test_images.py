@@ -200,7 +200,7 @@ def test_waiting_has_an_end_and_threads_end(tmp_path: Path) -> None:
 
     writer.save_image(paint(1), tmp_path / "1.png")
     writer.wait_until_done(timeout=240)
-    with writer._changed:
+    with writer._lock:
         writer._waiting.append((paint(2), Slow(tmp_path / "2.png")))
     with pytest.raises(RecordingError, match=r"within 0\.05 s, 1 are still"):
         writer.wait_until_done(timeout=0.05)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
+import sys
+import threading
 import time
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -33,10 +37,12 @@ from episode_samples import (
 
 from lazyvid.errors import CameraFormatChangedError, EncoderFailedError, RecordingError, StoreError
 from lazyvid.recording.journal import Journal
-from lazyvid.recording.layout import RecordingLayout
+from lazyvid.recording.layout import RecordingLayout, UploadPlan
 from lazyvid.recording.manifest import MANIFEST, read_manifest
 from lazyvid.recording.recorder import Recorder, VideoEncodingManager
 from lazyvid.recording.recover import recover
+from lazyvid.recording.spool import RootLock
+from lazyvid.recording.upload import Uploader
 from lazyvid.storage import ObjectStore
 from lazyvid.testing import S3Server, read_frame_number
 from lazyvid.video import LazyVideo
@@ -554,3 +560,59 @@ def test_the_journal_goes_on_after_an_fsync_that_failed(
         time.sleep(0.01)
     journal.close()
     assert [record.message.endswith("the disk is away.") for record in caplog.records] == [True]
+
+
+@pytest.mark.parametrize("recording", ["there already", "that cannot be sent"])
+def test_a_recorder_that_cannot_be_made_leaves_no_thread_and_no_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recording: str
+) -> None:
+    options = {"streaming_encoding": False, "spool_dir": tmp_path / "spool"}
+    target = tmp_path / "run" if recording == "there already" else "memory://run"
+    if recording == "there already":
+        record(target, [1])
+        with pytest.raises(RecordingError):
+            make(target, **options)
+    else:
+        start = threading.Thread.start
+
+        def start_writers(thread: threading.Thread) -> None:
+            if thread.name == "lazyvid-upload":
+                raise RuntimeError("can't start new thread")
+            start(thread)
+
+        monkeypatch.setattr(threading.Thread, "start", start_writers)
+        with pytest.raises(RuntimeError, match="can't start"):
+            make(target, **options)
+        RootLock(next((tmp_path / "spool").iterdir())).release()
+    end = time.monotonic() + 60
+    while [thread for thread in threading.enumerate() if thread.name.startswith("lazyvid-images")]:
+        assert time.monotonic() < end, threading.enumerate()
+        time.sleep(0.01)
+
+
+def test_a_ctrl_c_at_any_call_of_submitting_leaves_nothing_to_wait_for(tmp_path: Path) -> None:
+    """Python looks for signals where a function written in it begins."""
+
+    def interrupted_at(wanted: int) -> bool:
+        calls = 0
+
+        def trace(frame: FrameType, event: str, argument: object) -> None:
+            nonlocal calls
+            calls += 1
+            if calls == wanted:
+                raise KeyboardInterrupt
+
+        uploader = Uploader(tmp_path, "memory://run", store=ObjectStore())
+        before = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            uploader.submit(UploadPlan((), (), (), ()))
+        except KeyboardInterrupt:
+            return True
+        finally:
+            sys.settrace(before)
+            uploader.wait()
+            uploader.close()
+        return False
+
+    assert next(call for call in itertools.count(1) if not interrupted_at(call)) > 2
