@@ -15,8 +15,8 @@ class WholeBody(aiohttp.Payload):
     """Bytes that can be sent again.
 
     aiohttp sends a request once more by itself where a connection that it had kept fails. Of a file, or a `BytesIO`,
-    its versions before 3.14 then send what they had not read yet, under the length of that: the object is cut short,
-    and the server content.
+    some of its versions (3.11 is one) then send what they had not read yet, under the length of that: the object is cut
+    short, and nobody told.
 
     Args:
         size: Bytes of the object.
