@@ -799,6 +799,7 @@ PASSING: Mapping[str, list[Any]] = {
     "flipped bit": ["flip"],
 }
 FINAL: Mapping[str, tuple[Any, type[LazyVidError]]] = {
+    "401": (Fault.status(401), AccessDeniedError),
     "403": (Fault.status(403), AccessDeniedError),
     "404": (Fault.status(404), ObjectNotFoundError),
     "replaced": ("wrong_etag", ObjectChangedError),
@@ -814,8 +815,14 @@ LASTING: Mapping[str, tuple[Any, type[LazyVidError]]] = {
     "closed in mid-body": ("close_mid_body", ShortReadError),
     "short body": ("short_body", ShortReadError),
     "wrong range": ("wrong_range", ShortReadError),
+    "429": (Fault.status(429), StoreUnavailableError),
+    "500": (Fault.status(500), StoreUnavailableError),
+    "reset in mid-body": ("reset_mid_body", ShortReadError),
+    "slow": (Fault.slow(4.0), StoreTimeoutError),
 }
 """Faults that might pass, and do not: tried again until the time is over."""
+ALSO_LASTING = ("429", "500", "reset in mid-body", "slow")
+"""Of these, those that cost more than they say beside the others."""
 
 
 @pytest.mark.parametrize("name", PASSING)
@@ -838,7 +845,9 @@ def test_what_will_not_pass_is_said_at_once(failing: Failing, name: str) -> None
     check_as_good_as_before(failing)
 
 
-@pytest.mark.parametrize("name", LASTING)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.chaos) if n in ALSO_LASTING else n for n in LASTING]
+)
 def test_reading_ends_in_time_with_a_named_error(failing: Failing, name: str) -> None:
     fault, error = LASTING[name]
 
@@ -900,7 +909,13 @@ def test_opening_says_at_once_what_will_not_pass(failing: Failing) -> None:
 
 
 @S3_FIRST
-@pytest.mark.parametrize("name", ["503", "reset", "mute", "stalled in mid-body", "closed in mid-body"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("503", "reset", "mute", "stalled in mid-body", "closed in mid-body"),
+        *(pytest.param(n, marks=pytest.mark.chaos) for n in ALSO_LASTING),
+    ],
+)
 def test_opening_ends_in_time_with_a_named_error(failing: Failing, name: str) -> None:
     fault, error = LASTING[name]
     failing.server.script(default=fault)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import io
+import os
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from lazyvid.errors import ObjectChangedError, StoreError, UnsafeKeyError
 from lazyvid.stats import count
+from lazyvid.storage import local
 from lazyvid.storage.answers import Explainer, body_length, content_range, http_date, range_header
 from lazyvid.storage.backend import READ_BYTES, Body, Tuning
 from lazyvid.storage.filesystems import make_filesystem
@@ -116,7 +117,10 @@ class HttpBackend:
 
     async def put(self, uri: str, data: bytes) -> ObjectMeta:
         """One PUT request, for servers and presigned URLs that take it."""
-        async with self._ask("PUT", uri, data=io.BytesIO(data)) as answer:
+        from lazyvid.storage.http_body import WholeBody
+
+        body = WholeBody(len(data), lambda start, length: data[start : start + length])
+        async with self._ask("PUT", uri, data=body) as answer:
             self._check(answer, uri)
             return _meta(uri, len(data), answer)
 
@@ -137,8 +141,16 @@ class HttpBackend:
 
     async def put_file(self, uri: str, path: str) -> None:
         """One PUT request that streams a file."""
+        from lazyvid.storage.http_body import WholeBody
+
         with open(path, "rb") as file:
-            async with self._ask("PUT", uri, data=file) as answer:
+            descriptor = file.fileno()
+
+            def read_at(start: int, length: int) -> bytes:
+                return local.pread(descriptor, path, start, start + length)
+
+            body = WholeBody(os.fstat(descriptor).st_size, read_at, filename=path)
+            async with self._ask("PUT", uri, data=body) as answer:
                 self._check(answer, uri)
 
     async def list_page(self, uri: str, token: Any) -> tuple[list[ObjectMeta], Any]:

@@ -91,7 +91,8 @@ async def write(backend: Backend, uri: str, data: memoryview, *, tuning: Tuning)
     if meta is None:
         limit = Deadline(tuning.deadline_s + len(data) / _SLOWEST_BYTES_PER_S)
         whole = bytes(data)
-        meta = await attempt(backend, uri, "write", partial(backend.put, uri, whole), deadline=limit)
+        put = partial(_moving, partial(backend.put, uri, whole), len(data), tuning)
+        meta = await attempt(backend, uri, "write", put, deadline=limit)
     return meta
 
 
@@ -101,5 +102,6 @@ async def upload(
     """Store a local file; returns what the store says afterwards."""
     if await copy_in(backend, uri, size, read_at, tuning=tuning) is None:
         limit = Deadline(tuning.deadline_s + size / _SLOWEST_BYTES_PER_S)
-        await attempt(backend, uri, "write", partial(backend.put_file, uri, path), deadline=limit)
+        put = partial(_moving, partial(backend.put_file, uri, path), size, tuning)
+        await attempt(backend, uri, "write", put, deadline=limit)
     return await head(backend, uri, deadline=Deadline(tuning.deadline_s))

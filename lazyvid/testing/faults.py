@@ -6,8 +6,11 @@ Tests of the store script it and then look at what came out and at the requests 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import re
+import socket
+import struct
 import threading
 from collections import deque
 from collections.abc import Iterable, Mapping
@@ -36,6 +39,9 @@ FaultKind = Literal[
 ]
 _FOREVER_S = 86_400.0
 _SHIFT = 7  # bytes by which "wrong_range" is off
+_PIECES = 16  # of a KiB of "slow": so it is slow, and never silent for long
+_IN_A_BODY = frozenset({"reset_mid_body", "close_mid_body", "stall", "stall_mid_body", "slow"})
+_GOING_AWAY_S = 5.0
 _S3_CODES = {404: "NoSuchKey", 403: "AccessDenied", 412: "PreconditionFailed", 503: "SlowDown", 500: "InternalError"}
 
 
@@ -46,7 +52,9 @@ class Fault:
     - `ok`: answers properly. `status`: answers with `code`, and a Retry-After header if `retry_after` is given.
     - `reset`: resets the connection without an answer. `mute`: never answers.
     - `reset_mid_body`, `close_mid_body`, `stall_mid_body`: after half of the body. `stall`: before its first byte.
-    - `slow`: sends one KiB at a time, `seconds` apart.
+    - `slow`: a KiB takes `seconds`, in small pieces.
+    - The five above befall the request's body where it has one, as that of a PUT, which is then taken so: the object is
+      stored only where all of it came. Else they befall the answer's.
     - `wrong_etag`: behaves as if the object had been replaced: another ETag, and 412 to If-Match.
     - `ignore_range`: 200 and the whole object. `wrong_range`: 206, other bytes than asked for, as Content-Range says.
     - `short_body`: 206 and half the bytes asked for, announced as such. `flip`: one bit of the body is wrong.
@@ -56,7 +64,7 @@ class Fault:
     code: int = 503
     retry_after: float | None = None
     seconds: float = _FOREVER_S
-    """How long the stalls and `mute` last, or what lies between two KiB of `slow`."""
+    """How long the stalls and `mute` last, or what a KiB of `slow` takes."""
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(FaultKind):
@@ -165,10 +173,14 @@ class FaultServer(LoopbackServer):
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while True:
             head = await read_head(reader)
+            fault = self._record(head)
             if head.headers.get("expect", "").lower() == "100-continue":
                 writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-            body = await reader.readexactly(head.content_length)
-            fault = self._record(head)
+            body = await _receive(reader, writer, head.content_length, fault)
+            if body is None:
+                return
+            if body and fault.kind in _IN_A_BODY:
+                fault = Fault("ok")  # it has happened
             if not await self._act(head, body, fault, writer):
                 return
 
@@ -187,7 +199,7 @@ class FaultServer(LoopbackServer):
     async def _act(self, head: Head, body: bytes, fault: Fault, writer: asyncio.StreamWriter) -> bool:
         """Does what the fault says; False when the connection ends with it."""
         if fault.kind == "reset":
-            writer.transport.abort()
+            _reset(writer)
             return False
         if fault.kind == "mute":
             await asyncio.sleep(fault.seconds)
@@ -308,10 +320,10 @@ async def _send(answer: _Answer, fault: Fault, writer: asyncio.StreamWriter) -> 
     if fault.kind == "flip" and body:
         body = body[:half] + bytes([body[half] ^ 1]) + body[half + 1 :]
     if fault.kind == "slow":
-        for start in range(0, len(body), 1024):
-            writer.write(body[start : start + 1024])
+        for start in range(0, len(body), 1024 // _PIECES):
+            writer.write(body[start : start + 1024 // _PIECES])
             await writer.drain()
-            await asyncio.sleep(fault.seconds)
+            await asyncio.sleep(fault.seconds / _PIECES)
         return True
     if fault.kind not in ("stall", "stall_mid_body", "reset_mid_body", "close_mid_body"):
         writer.write(body)
@@ -326,5 +338,38 @@ async def _send(answer: _Answer, fault: Fault, writer: asyncio.StreamWriter) -> 
         return True
     if fault.kind == "reset_mid_body":
         await asyncio.sleep(0.05)  # a reset overtakes what still lies in the receiver's buffer
-        writer.transport.abort()
+        _reset(writer)
     return False
+
+
+async def _receive(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, length: int, fault: Fault
+) -> bytes | None:
+    """Takes a request's body as the fault says; None when the connection ends with it."""
+    if not length or fault.kind not in _IN_A_BODY:
+        return await reader.readexactly(length)
+    body = b""
+    if fault.kind == "slow":
+        while len(body) < length:
+            body += await reader.readexactly(min(1024 // _PIECES, length - len(body)))
+            await asyncio.sleep(fault.seconds / _PIECES)
+        return body
+    if fault.kind != "stall":
+        body = await reader.readexactly(length // 2)
+    if fault.kind == "reset_mid_body":
+        _reset(writer)
+        return None
+    if fault.kind == "close_mid_body":
+        writer.write_eof()
+        with contextlib.suppress(TimeoutError):  # closed with bytes unread, a connection is reset
+            await asyncio.wait_for(reader.read(), _GOING_AWAY_S)
+        return None
+    await asyncio.sleep(fault.seconds)
+    return body + await reader.readexactly(length - len(body))
+
+
+def _reset(writer: asyncio.StreamWriter) -> None:
+    """Ends a connection by a reset; closed with all its bytes read, it would end in the orderly way."""
+    connection: socket.socket = writer.get_extra_info("socket")
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    writer.transport.abort()

@@ -290,6 +290,7 @@ def _command(binary: str, folder: Path, config: Path, ports: dict[str, int]) -> 
         f"-filer.localSocket={folder}/filer.sock",
         f"-s3.localSocket={folder}/s3.sock",
         "-master.telemetry=false",
+        "-master.electionTimeout=1s",  # else a server that is started again, all alone, waits 20 s to be elected
         "-master.volumeSizeLimitMB=64",
         "-volume.max=50",
         "-volume.minFreeSpace=1",

@@ -38,7 +38,7 @@ SAMPLE = (
     "test_processes.py::test_a_worker_without_memory_says_so",
     "test_sidecars.py::test_a_damaged_sidecar_is_never_believed[5]",
     f"test_stores.py::{_LASTS}[credentials revoked-threads-1]",
-    "test_stores.py::test_a_video_overwritten_between_two_clips",
+    "test_stores.py::test_a_video_overwritten_between_two_clips[threads]",
 )
 """What `make test` runs of each kind."""
 

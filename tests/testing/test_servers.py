@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -182,6 +183,12 @@ class TestFaultServer:
         answer = raw_get(server, "bytes=0-999")
         head, _, body = answer.partition(b"\r\n\r\n")
         assert (b"Content-Length: 1000" in head, len(body)) == ((False, 0) if kind == "reset" else (True, 500))
+        with socket.create_connection(("127.0.0.1", server.port), timeout=120) as connection:
+            connection.sendall(b"GET /bucket/folder/a.bin HTTP/1.1\r\nHost: x\r\n\r\n")
+            ending = pytest.raises(ConnectionResetError) if "reset" in kind else contextlib.nullcontext()
+            with ending:
+                while connection.recv(1 << 16):
+                    pass
 
     @pytest.mark.parametrize("kind", ["stall", "stall_mid_body", "mute"])
     def test_a_stalled_answer_stays_open(self, server: FaultServer, kind: str) -> None:
@@ -205,6 +212,39 @@ class TestFaultServer:
         head, _, body = raw_get(server, "bytes=100-199", close=True).partition(b"\r\n\r\n")
         assert head.split(b" ")[1] == status
         assert body == expected
+
+    @pytest.mark.parametrize(
+        ("kind", "ends"),
+        [
+            ("reset_mid_body", ConnectionError),
+            ("close_mid_body", None),
+            ("stall", TimeoutError),
+            ("stall_mid_body", TimeoutError),
+        ],
+    )
+    def test_an_upload_is_cut_while_it_is_sent(
+        self, server: FaultServer, kind: str, ends: type[Exception] | None
+    ) -> None:
+        """More than the kernel holds back for a receiver who does not take it, so that the sender feels it."""
+        server.script(default=kind, method="PUT")  # type: ignore[arg-type]
+        body = bytes(32 << 20)
+        with socket.create_connection(("127.0.0.1", server.port), timeout=1.0) as connection:
+            connection.sendall(b"PUT /bucket/new HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body))
+            with pytest.raises(ends) if ends else contextlib.nullcontext():
+                connection.sendall(body[: len(body) // 2])
+                if ends:
+                    connection.sendall(body[len(body) // 2 :])
+                    connection.recv(1)
+                assert connection.recv(1) == b""
+        assert "new" not in server.objects
+        assert [(request.method, request.fault.kind) for request in server.requests] == [("PUT", kind)]
+
+    def test_an_upload_that_is_taken_slowly_is_stored(self, server: FaultServer) -> None:
+        server.script(default=Fault.slow(0.2), method="PUT")
+        started = time.monotonic()
+        s3(server.storage_options).pipe(server.s3_url("new"), DATA[:2048])
+        assert time.monotonic() - started >= 0.4
+        assert server.objects["new"] == DATA[:2048]
 
     def test_retry_after_is_sent(self, server: FaultServer) -> None:
         server.script(default=Fault.status(429, retry_after=0.5))
