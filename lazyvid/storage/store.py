@@ -230,6 +230,17 @@ class ObjectStore:
         """
         return self.begin_many(requests, ahead=False).result()
 
+    def plan_many(self, requests: Sequence[RangeRequest]) -> list[PlannedRead]:
+        """What `read_many` would fetch; nothing is asked of a store.
+
+        Raises:
+            UnsafeKeyError: if a URI cannot be.
+        """
+        return [
+            PlannedRead(full := self.resolve(request.uri), self._merged(full, request.ranges), request.pin)
+            for request in requests
+        ]
+
     def begin_many(self, requests: Sequence[RangeRequest], *, ahead: bool = True) -> PendingRead:
         """Begin what `read_many` does; its `result` waits for the bytes, or raises what went wrong.
 
@@ -238,10 +249,10 @@ class ObjectStore:
             ahead: whether something else is done before `result` is called: then the system is told to read local files
                 ahead.
         """
-        reads = [
-            PlannedRead(full := self.resolve(request.uri), self._merged(full, request.ranges), request.pin)
-            for request in requests
-        ]
+        return self.begin_planned(self.plan_many(requests), ahead=ahead)
+
+    def begin_planned(self, reads: Sequence[PlannedRead], *, ahead: bool = True) -> PendingRead:
+        """The same for what `plan_many` planned, once its size was found to be no matter."""
         spans = [
             transfer.Span(self._backend(read.uri), read.uri, start, stop, read.pin)
             for read in reads
