@@ -9,6 +9,7 @@ No byte is read inside a callback of FFmpeg: there, a short read or a Ctrl-C wou
 
 from __future__ import annotations
 
+import logging
 import zlib
 from collections import defaultdict
 from collections.abc import Sequence
@@ -22,6 +23,8 @@ from lazyvid.index.frame_index import UNKNOWN
 from lazyvid.stats import count
 from lazyvid.storage import ObjectMeta, ObjectStore, RangeRequest, display_uri
 from lazyvid.storage.pending import PendingRead, PlannedRead
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -153,6 +156,7 @@ def _checked(job: Job, payloads: list[bytes]) -> list[bytes]:
     if _damaged(job, payloads) is None:
         return payloads
     count(refetches=1)
+    _log.debug("The bytes of %s are not those that were indexed: reading them again.", job.describe())
     payloads = _read_again(job)
     damaged = _damaged(job, payloads)
     if damaged is not None:
@@ -161,6 +165,10 @@ def _checked(job: Job, payloads: list[bytes]) -> list[bytes]:
             "twice. The file was damaged since it was indexed: restore it, or index it again (lazyvid index --force) "
             "to decode it as it is."
         )
+    _log.warning(
+        "The bytes of %s came damaged, and right when read again: the network, a proxy or a disk spoils them.",
+        job.describe(),
+    )
     return payloads
 
 

@@ -8,6 +8,7 @@ the end is an error. Nothing is filled with zeros, repeated or shifted.
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -21,6 +22,8 @@ from lazyvid.decoding.targets import ReadRequest, Target, targets_of
 from lazyvid.errors import LimitExceededError, TruncatedVideoError
 from lazyvid.stats import count
 from lazyvid.storage import display_uri
+
+_log = logging.getLogger(__name__)
 
 _BATCH_BYTES = 128 << 20
 """Encoded bytes fetched at once; a larger request is read and decoded in several batches, of which two are held where
@@ -150,6 +153,9 @@ def _read_packets(targets: Sequence[Target], batches: _Batches, pool: DecoderPoo
         # Doubling reaches the first packet in few tries, also where every packet claims to be a key packet.
         steps_back = max(1, 2 * steps_back)
         count(decode_restarts=1)
+        for target in targets:
+            uri, rows = display_uri(target.files.uris[target.source_idx]), sorted(target.destinations)
+            _log.debug("Frames %s of %s did not come out: %d key packets earlier.", rows[:8], uri, steps_back)
         batches = _Batches(targets, pool, steps_back=steps_back)
 
 
