@@ -133,7 +133,7 @@ class ObjectStore:
         absolute = layout.normalise(text) if not self._url or text.startswith("/") or "://" in text else None
         if absolute is None:
             absolute = self._below_root(text)
-        if absolute.startswith(("s3://", "s3a://")) and len(layout.split(absolute)[1].encode()) > MOST_KEY_BYTES:
+        if absolute.startswith(("s3://", "s3a://")) and _key_bytes(absolute) > MOST_KEY_BYTES:
             raise UnsafeKeyError(f"Invalid key {absolute[:80]!r}...: expected at most {MOST_KEY_BYTES} bytes.")
         return absolute
 
@@ -410,6 +410,13 @@ class ObjectStore:
 def _is_path(resolved: str) -> bool:
     """Whether a resolved URI is a local path: cheaper than `layout.is_local`, which takes any URI."""
     return resolved.startswith("/")
+
+
+def _key_bytes(uri: str) -> int:
+    try:
+        return len(layout.split(uri)[1].encode())
+    except UnicodeEncodeError as error:  # half a character, as the name of a file of this machine may hold
+        raise UnsafeKeyError(f"Invalid key {uri[:80]!r}: expected text that can be written as UTF-8.") from error
 
 
 def _restore(url: str, options: dict[str, Any], *limits: Any) -> ObjectStore:
