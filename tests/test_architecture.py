@@ -304,6 +304,99 @@ def test_nothing_prints() -> None:
     assert wrong == []
 
 
+def test_loggers_are_named_as_their_modules() -> None:
+    wrong = [
+        f"{module.path}:{node.lineno} {ast.unparse(node)}"
+        for module in modules().values()
+        for node in ast.walk(module.tree)
+        if isinstance(node, ast.Call)
+        and ast.unparse(node.func).split(".")[-1] == "getLogger"
+        and ast.unparse(node) != "logging.getLogger(__name__)"
+    ]
+    wrong += [  # the root logger's own functions
+        f"{module.path}:{node.lineno} {ast.unparse(node)}"
+        for module in modules().values()
+        for node in ast.walk(module.tree)
+        if isinstance(node, ast.Attribute)
+        and ast.unparse(node.value) == "logging"
+        and node.attr in ("debug", "info", "warning", "error", "exception", "critical", "log", "basicConfig")
+    ]
+    assert wrong == []
+
+
+# -- what FFmpeg is given ---------------------------------------------------------------------------------------------
+
+OPENED_BY_NAME = {"recording/devices.py": "a camera that the user names: FFmpeg's driver of it takes no file"}
+FORMAT_IN_A_NAME = {("index/probe_info.py", "demuxer"): "of DEMUXERS, or of three for audio alone"}
+FILE_TYPES = ("BytesFile", "BinaryIO")
+
+
+def _files_of(function: ast.AST) -> set[str]:
+    """The names in a function that are file objects: opened by it, or handed to it as such."""
+    names = set()
+    for node in ast.walk(function):
+        if isinstance(node, ast.withitem) and isinstance(node.optional_vars, ast.Name):
+            if ast.unparse(node.context_expr).endswith(".open('rb')"):
+                names.add(node.optional_vars.id)
+        elif isinstance(node, ast.arg) and node.annotation is not None and ast.unparse(node.annotation) in FILE_TYPES:
+            names.add(node.arg)
+    return names
+
+
+def unsafe_openings(module: Module) -> list[str]:
+    """Where FFmpeg may open something by name, or guess what it is: such a file may make it open others."""
+    demuxers = set(importlib.import_module("lazyvid.index.sniff").DEMUXERS.values())
+    wrong = []
+    functions = [n for n in ast.walk(module.tree) if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef))]
+    calls = {call: function for function in functions for call in ast.walk(function) if isinstance(call, ast.Call)}
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.ImportFrom) and node.module == "av" and any(a.name == "open" for a in node.names):
+            wrong.append(f"{module.path}:{node.lineno} hides av.open behind another name")
+        called = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
+        if not isinstance(node, ast.Call) or not (called == "av.open" or called.startswith("av.container.")):
+            continue
+        named = {keyword.arg: keyword.value for keyword in node.keywords}
+        mode = named.get("mode", node.args[1] if len(node.args) > 1 else None)
+        if isinstance(mode, ast.Constant) and mode.value == "w":
+            continue
+        function = calls.get(node, module.tree)  # the innermost one comes last
+        given, chosen = node.args[0], named.get("format")
+        is_file = (isinstance(given, ast.Name) and given.id in _files_of(function)) or (
+            isinstance(given, ast.Call) and ast.unparse(given.func) in ("_Prefix", "io.BytesIO")
+        )
+        if not is_file and module.path not in OPENED_BY_NAME:
+            wrong.append(f"{module.path}:{node.lineno} opens {ast.unparse(given)}, which may be a name")
+        is_known = isinstance(chosen, ast.Constant) and chosen.value in demuxers
+        is_known |= isinstance(chosen, ast.Subscript) and ast.unparse(chosen.value) == "DEMUXERS"
+        is_known |= isinstance(chosen, ast.Name) and (module.path, chosen.id) in FORMAT_IN_A_NAME
+        if not is_known and module.path not in OPENED_BY_NAME:
+            wrong.append(f"{module.path}:{node.lineno} lets FFmpeg guess: format={chosen and ast.unparse(chosen)}")
+    return wrong
+
+
+def test_ffmpeg_is_given_file_objects_and_a_known_format() -> None:
+    assert [line for module in modules().values() for line in unsafe_openings(module)] == []
+    assert {path for path in OPENED_BY_NAME if path not in {m.path for m in modules().values()}} == set()
+
+
+@pytest.mark.parametrize(
+    ("source", "count"),
+    [
+        ("def f(path):\n    av.open(str(path), format='mp4')", 1),
+        ("def f(path):\n    with path.open('rb') as file:\n        av.open(file)", 1),
+        ("def f(path):\n    with path.open('rb') as file:\n        av.open(file, format='concat')", 1),
+        ("def f(file):\n    av.open(file, format='mp4')", 1),
+        ("def f(path):\n    av.open(path, 'r', format=None)", 2),
+        ("from av import open", 1),
+        ("def f(file: BytesFile):\n    av.open(file, format='mp4')", 0),
+        ("def f(path):\n    with path.open('rb') as file:\n        av.open(file, format=DEMUXERS[kind])", 0),
+        ("def f(path):\n    av.open(str(path), 'w', format='mp4')", 0),
+    ],
+)
+def test_an_unsafe_opening_is_seen(source: str, count: int) -> None:
+    assert len(unsafe_openings(_example(source))) == count
+
+
 def test_what_is_global_belongs_to_a_process() -> None:
     # A function may set a global only where it looks at the pid: a forked child must not go on with its parent's.
     wrong = [

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import shutil
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
-from test_cli import lazyvid
+from test_cli import Ended, lazyvid
 
-from lazyvid.cli import checkup
-from lazyvid.index import build_index
+from lazyvid.cli import checkup, console
+from lazyvid.index import arrow, build_index
 from lazyvid.testing import Fault, FaultServer, truncate, write_video
 
 
@@ -77,6 +79,87 @@ def test_what_a_store_answers_is_said_without_its_secrets(fault_server: FaultSer
     assert (ended.code, marks(ended.out)["store"]) == (1, "bad")
     assert "AccessDeniedError" in ended.out
     assert "the-very-secret" not in ended.out + ended.err
+
+
+STORE = ("--option", "key=AKIA", "--option", "secret=the-very-secret", "--deadline", "1")
+
+
+def check_screen(ended: Ended) -> None:
+    """What is wrong, on one screen, with something to do about it, and no secret."""
+    assert ended.code == 1
+    assert len(ended.out.splitlines()) <= 40, "one screen"
+    assert max(map(len, ended.out.splitlines())) <= 80
+    assert "the-very-secret" not in ended.out + ended.err
+    said = " ".join(ended.out.split())
+    assert any(word in said for word in ("Check ", "install ", "Index ", "lazyvid index", "Copy ")), said
+
+
+@pytest.fixture
+def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A terminal of 80 columns."""
+    monkeypatch.setattr(console, "_WIDTH_WITHOUT_TERMINAL", 80)
+
+
+@pytest.mark.usefixtures("narrow")
+@pytest.mark.parametrize(
+    ("scheme", "muted"),
+    [
+        ("s3", {}),
+        ("http", {"ranged": True}),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in (("http", {}), ("s3", {"method": "GET"}))),
+    ],
+)
+def test_a_server_that_is_mute_is_given_up_in_time(
+    scheme: str, muted: dict[str, Any], video: Path, fault_server: FaultServer
+) -> None:
+    fault_server.objects["clip.mp4"] = video.read_bytes()
+    fault_server.script(default="mute", **muted)
+    uri = fault_server.s3_url("clip.mp4") if scheme == "s3" else fault_server.url("clip.mp4")
+    begun = time.monotonic()
+    ended = lazyvid("doctor", uri, *STORE, "--endpoint-url", fault_server.endpoint_url)
+    assert time.monotonic() - begun < 60, "one deadline, and what this machine takes to be looked at"
+    check_screen(ended)
+    assert "StoreTimeoutError" in ended.out
+    found = marks(ended.out)
+    silent = "ranged read" if muted else "store"
+    assert found[silent] == "bad"
+    assert "video" not in found, "no further look that waits as long"
+
+
+@pytest.mark.usefixtures("narrow")
+@pytest.mark.parametrize("uri", ["s3://bucket/none.mp4", "s3://no-such-bucket/none.mp4", "http"])
+def test_a_bucket_or_object_that_is_not_there(uri: str, fault_server: FaultServer) -> None:
+    uri = fault_server.url("none.mp4") if uri == "http" else uri
+    ended = lazyvid("doctor", uri, *STORE, "--endpoint-url", fault_server.endpoint_url)
+    check_screen(ended)
+    assert marks(ended.out)["store"] == "bad"
+    said = " ".join(ended.out.split())
+    assert "ObjectNotFoundError" in said
+    assert "Check the bucket and the key" in said
+
+
+@pytest.mark.usefixtures("narrow")
+def test_a_sidecar_of_a_later_version(video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as later:
+        later.setattr(arrow, "FORMAT_VERSION", arrow.FORMAT_VERSION + 1)
+        build_index(video).save(video)
+    ended = lazyvid("doctor", video)
+    check_screen(ended)
+    found = marks(ended.out)
+    assert (found["sidecar"], found["video"], found["decoding"]) == ("bad", "ok", "ok")
+    said = " ".join(ended.out.split())
+    assert "found version 2" in said
+    assert "install a newer lazyvid" in said
+
+
+@pytest.mark.usefixtures("narrow")
+def test_a_server_that_ignores_ranges(video: Path, fault_server: FaultServer) -> None:
+    fault_server.objects["clip.mp4"] = video.read_bytes()
+    fault_server.script(default="ignore_range")
+    ended = lazyvid("doctor", fault_server.url("clip.mp4"), *STORE)
+    check_screen(ended)
+    assert marks(ended.out)["ranged read"] == "bad"
+    assert "ignores the Range header" in " ".join(ended.out.split())
 
 
 def test_little_shared_memory_and_few_open_files_are_noted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

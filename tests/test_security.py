@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import json
 import logging
 import os
 import pickle
 import re
 import stat
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,18 @@ import numpy as np
 import pytest
 from laws import check_silent, text_of
 
-from lazyvid import ClipDataset, ClipLoader, ClipSpec, LazyVideo, ObjectStore, SegmentCache, VideoWriter, build_index
-from lazyvid.errors import LazyVidError, ObjectNotFoundError, UnsafeKeyError
+from lazyvid import (
+    Catalog,
+    ClipDataset,
+    ClipLoader,
+    ClipSpec,
+    LazyVideo,
+    ObjectStore,
+    SegmentCache,
+    VideoWriter,
+    build_index,
+)
+from lazyvid.errors import LazyVidError, MissingIndexError, ObjectNotFoundError, StoreError, UnsafeKeyError
 from lazyvid.index.scratch import scratch_folder
 from lazyvid.recording import Recorder
 from lazyvid.stats import count
@@ -29,34 +41,94 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # -- names ------------------------------------------------------------------------------------------------------------
 
+LONG = "k" * 5_000
 LEAVING = ["..", "../secret", "a/../../secret", "./../secret", "a/b/../../../secret", "../" * 40 + "etc/passwd"]
-IMPOSSIBLE = ["a\0b", "\0", "k" * 5_000]
+IMPOSSIBLE = ["a\0b", "\0", LONG]
+STORES = ("local", "s3", "memory", "http")
+
+
+def _root(kind: str, folder: Path, server: FaultServer) -> str:
+    """Where a store of a kind begins."""
+    urls = {"s3": server.s3_url("root"), "memory": "memory://root", "http": server.url("root")}
+    return urls.get(kind, str(folder / "root"))
+
+
+@contextlib.contextmanager
+def _soon() -> Iterator[None]:
+    """No name makes a call hang."""
+    begun = time.monotonic()
+    yield
+    assert time.monotonic() - begun < 60.0
+
+
+def _takes(kind: str, key: str) -> bool:
+    """Whether a store of a kind may hold a key of this length: web servers judge by themselves, and memory has room."""
+    return key == LONG and kind in ("http", "memory")
 
 
 @pytest.mark.parametrize("key", LEAVING + IMPOSSIBLE, ids=lambda key: repr(key[:30]))
-@pytest.mark.parametrize("root", ["local", "s3", "memory", "http"])
-def test_a_key_that_leaves_its_root_or_cannot_be_is_refused(root: str, key: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("root", STORES)
+def test_a_key_that_leaves_its_root_or_cannot_be_is_refused(
+    root: str, key: str, tmp_path: Path, fault_server: FaultServer
+) -> None:
     (tmp_path / "secret").write_text("not for you")
-    urls = {
-        "local": str(tmp_path / "root"),
-        "s3": "s3://bucket/root",
-        "memory": "memory://root",
-        "http": "http://127.0.0.1:9/root",
-    }
-    store = ObjectStore(urls[root], deadline_s=5.0)
-    calls: list[Callable[[], object]] = [
+    options = {"s3": fault_server.storage_options}
+    store = ObjectStore(_root(root, tmp_path, fault_server), storage_options=options, deadline_s=30.0)
+    looked: list[Callable[[], object]] = [
         lambda: store.read(key),
-        lambda: store.write(key, b"x"),
         lambda: store.delete(key),
         lambda: LazyVideo(key, store=store),
+        lambda: build_index(key, store=store),
+        lambda: ClipDataset(key, ClipSpec(4), store=store),
+        lambda: ClipDataset([key], ClipSpec(4), store=store),
+        lambda: Catalog.open(key, store=store),
+        lambda: Catalog.build([key], tmp_path / "catalog.lance", store=store),
     ]
-    if len(key) > 1000 and root in ("http", "memory"):
-        return  # web servers judge by themselves, and an object in memory may have any name
-    for call in calls:
-        with pytest.raises(UnsafeKeyError) as raised:
+    if _takes(root, key):  # there is no such object, and that is what is said
+        allowed: tuple[type[LazyVidError], ...] = (ObjectNotFoundError, MissingIndexError)
+        calls = [(call, allowed) for call in looked]
+        if root == "memory":
+            store.write(key, b"x")
+            assert store.read(key) == b"x"
+            store.delete(key)
+    else:
+        calls = [(call, (UnsafeKeyError,)) for call in [*looked, lambda: store.write(key, b"x")]]
+    for call, kinds in calls:
+        with _soon(), pytest.raises(kinds) as raised:
             call()
         assert len(str(raised.value)) < 12_000
     assert (tmp_path / "secret").read_text() == "not for you"
+    assert not (tmp_path / "catalog.lance").exists()
+
+
+@pytest.mark.filterwarnings("ignore:No frame index")
+@pytest.mark.parametrize("root", STORES)
+def test_an_absolute_path_or_url_stands_for_itself(root: str, tmp_path: Path, fault_server: FaultServer) -> None:
+    """As SECURITY.md says: a root is where relative keys begin."""
+    path = write_video(tmp_path / "v.mp4", frames=6, width=64, height=48)
+    fault_server.objects["other/v.mp4"] = path.read_bytes()
+    options = {"s3": fault_server.storage_options}
+    store = ObjectStore(_root(root, tmp_path, fault_server), storage_options=options, deadline_s=30.0)
+    for uri in (str(path), path.as_uri(), fault_server.s3_url("other/v.mp4"), fault_server.url("other/v.mp4")):
+        assert store.read(uri) == path.read_bytes()
+        assert len(LazyVideo(uri, store=store)) == 6
+        assert len(ClipDataset([uri], ClipSpec(3), store=store)) == 2
+        assert len(Catalog.build([uri], tmp_path / f"{len(uri)}.lance", store=store)) == 1
+    for absent in ("/no/such/v.mp4", "/" + LONG, "/no/s\0uch"):
+        for call in (LazyVideo, build_index, Catalog.open):
+            with _soon(), pytest.raises((ObjectNotFoundError, MissingIndexError, UnsafeKeyError)):
+                call(absent, store=store)
+    assert "stands for itself" in " ".join((ROOT / "SECURITY.md").read_text().split())
+
+
+@pytest.mark.parametrize("root", STORES)
+def test_half_a_character_in_a_key(root: str, tmp_path: Path, fault_server: FaultServer) -> None:
+    """Python's name for a byte that is no text, as a listing of a folder may give it."""
+    options = {"s3": fault_server.storage_options}
+    store = ObjectStore(_root(root, tmp_path, fault_server), storage_options=options, deadline_s=30.0)
+    for call in (store.read, lambda key: LazyVideo(key, store=store)):
+        with _soon(), pytest.raises((ObjectNotFoundError, UnsafeKeyError, StoreError)):
+            call("a\udc80b.mp4")
 
 
 def test_encoded_dots_are_a_name_and_lead_nowhere(tmp_path: Path) -> None:

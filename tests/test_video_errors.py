@@ -879,13 +879,16 @@ def test_a_server_that_ignores_ranges_gives_right_frames_or_an_error(failing: Fa
         assert numbers_of(frames) == ASKED
 
 
-def test_a_flipped_bit_is_fetched_once_more_and_no_more(failing: Failing) -> None:
+def test_a_flipped_bit_is_fetched_once_more_and_no_more(failing: Failing, caplog: pytest.LogCaptureFixture) -> None:
     video = failing.open()
     failing.server.script(["flip"], ranged=True)
     before = read_stats()
     assert numbers_of(video.get_frames_at([3]).frames) == [3]
     assert len(failing.server.requests) == 2
     assert (read_stats() - before).refetches == 1
+    (warned,) = [record for record in caplog.records if record.name == "lazyvid.decoding.packets"]
+    assert "came damaged" in warned.message
+    assert failing.uri in warned.message
     failing.server.script(default="flip", ranged=True)
     with pytest.raises(CorruptVideoError):
         video.get_frames_at([3])

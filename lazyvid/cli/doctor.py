@@ -25,6 +25,12 @@ def doctor_command(
     option: StoreOption = None,
     endpoint_url: EndpointUrl = None,
     profile: Profile = None,
+    deadline: Annotated[
+        float,
+        typer.Option(
+            min=0.1, help="Seconds that the store may take for an answer.", metavar="S", rich_help_panel="Store"
+        ),
+    ] = 15.0,
     debug: Debug = False,  # noqa: ARG001 - its callback has done the work
 ) -> None:
     """Say what is wrong with a video, its sidecar, its store and this machine.
@@ -33,7 +39,7 @@ def doctor_command(
     """
     bad = 0
     if uri is not None:
-        store = make_store(option, endpoint_url, profile)
+        store = make_store(option, endpoint_url, profile, deadline_s=deadline)
         video = store.resolve(uri)
         bad += _show(display_uri(video), look_at_video(video, store=store, index_root=index_root))
     bad += _show("this machine", look_at_machine())

@@ -55,8 +55,16 @@ Profile = Annotated[
 Debug = Annotated[bool, typer.Option("--debug", callback=_set_debug, help="Show the traceback of an error.")]
 
 
-def make_store(option: Sequence[str] | None, endpoint_url: str | None, profile: str | None) -> ObjectStore:
+def make_store(
+    option: Sequence[str] | None, endpoint_url: str | None, profile: str | None, *, deadline_s: float | None = None
+) -> ObjectStore:
     """The store that the options of a command describe.
+
+    Args:
+        option: Texts "key=value".
+        endpoint_url: Address of an S3 server.
+        profile: Name of credentials.
+        deadline_s: Seconds that a call may take, and half as long without a byte; None takes the store's own limits.
 
     Raises:
         typer.BadParameter: if an option is not key=value, or is given in two ways.
@@ -69,7 +77,9 @@ def make_store(option: Sequence[str] | None, endpoint_url: str | None, profile: 
     options: dict[str, Any] = {}
     for path, value in given:
         _put(options, path, value)
-    return ObjectStore(storage_options=options or None)
+    if deadline_s is None:
+        return ObjectStore(storage_options=options or None)
+    return ObjectStore(storage_options=options or None, deadline_s=deadline_s, stall_s=deadline_s / 2)
 
 
 def _parsed(text: str) -> tuple[list[str], Any]:

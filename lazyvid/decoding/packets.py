@@ -2,13 +2,14 @@
 
     jobs (a run of a source of a video) ─▶ one vectored read over all objects ─▶ lengths and checksums ─▶ payloads
 
-`begin` starts the read; `result` waits for it and checks what came.
+`plan` says what will be read and how much that is, `begin` starts it, `result` waits for it and checks what came.
 
 No byte is read inside a callback of FFmpeg: there, a short read or a Ctrl-C would come out as "invalid data".
 """
 
 from __future__ import annotations
 
+import logging
 import zlib
 from collections import defaultdict
 from collections.abc import Sequence
@@ -21,7 +22,9 @@ from lazyvid.errors import CorruptVideoError
 from lazyvid.index.frame_index import UNKNOWN
 from lazyvid.stats import count
 from lazyvid.storage import ObjectMeta, ObjectStore, RangeRequest, display_uri
-from lazyvid.storage.pending import PendingRead
+from lazyvid.storage.pending import PendingRead, PlannedRead
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,7 +53,7 @@ class Job:
 
     @property
     def nbytes(self) -> int:
-        """Bytes from the run's first packet to its last."""
+        """Bytes of the packets from the run's first to its last."""
         return int(self.order.size[self.run.start : self.run.stop].sum())
 
     def describe(self) -> str:
@@ -61,21 +64,40 @@ class Job:
 
 
 class PendingPackets:
-    """The packets of jobs, on their way from their stores; made by `begin`, belongs to the process that made it.
+    """The packets of jobs, planned and then on their way from their stores; made by `plan`, belongs to its process.
 
     Packets that only a demuxer reaches, and those of files that are copied whole, are read by `result`.
     """
 
-    def __init__(self, jobs: Sequence[Job], *, ahead: bool) -> None:
+    def __init__(self, jobs: Sequence[Job]) -> None:
         self._jobs = jobs
+        self.nbytes = 0
+        """Encoded bytes that are held for it, those between packets included."""
         groups: defaultdict[ObjectStore, list[int]] = defaultdict(list)
         for i, job in enumerate(jobs):
             if job.order.source.addressing == "packets" and job.files.local_copies is None:
                 groups[job.store].append(i)
-        self._begun: list[tuple[list[int], _RangeReads, PendingRead]] = []
+            else:  # the demuxer's own copy of the file has a check of its own
+                self.nbytes += sum(job.order.size[job.run.positions].tolist())
+        self._planned: list[tuple[ObjectStore, list[int], _RangeReads, list[PlannedRead]]] = []
+        self._begun: list[tuple[list[int], _RangeReads, PendingRead]] | None = None
         for store, members in groups.items():
             reads = _RangeReads([jobs[i] for i in members])
-            self._begun.append((members, reads, store.begin_many(reads.requests, ahead=ahead)))
+            planned = store.plan_many(reads.requests)
+            self._planned.append((store, members, reads, planned))
+            for read in planned:
+                self.nbytes += read.nbytes
+
+    def begin(self, *, ahead: bool) -> None:
+        """Start fetching, all together.
+
+        Args:
+            ahead: Whether something else is done before the packets are asked for.
+        """
+        self._begun = [
+            (members, reads, store.begin_planned(planned, ahead=ahead))
+            for store, members, reads, planned in self._planned
+        ]
 
     def result(self) -> list[list[bytes]]:
         """The payloads of every job's packets, in feeding order.
@@ -84,9 +106,11 @@ class PendingPackets:
             StoreError: if an object cannot be read, or is no longer the one that was pinned.
             CorruptVideoError: if bytes differ from the checksum in the index, also when read a second time.
         """
+        if self._begun is None:
+            self.begin(ahead=False)
         payloads: list[list[bytes] | None] = [None] * len(self._jobs)
         try:
-            for members, reads, pending in self._begun:
+            for members, reads, pending in self._begun or ():
                 for i, own in zip(members, reads.cut(pending.result()), strict=True):
                     payloads[i] = own
         finally:
@@ -98,18 +122,13 @@ class PendingPackets:
 
     def cancel(self) -> None:
         """Give up what has not arrived."""
-        for _, _, pending in self._begun:
+        for _, _, pending in self._begun or ():
             pending.cancel()
 
 
-def begin(jobs: Sequence[Job], *, ahead: bool = True) -> PendingPackets:
-    """Start fetching the packets of every job, all together.
-
-    Args:
-        jobs: What to fetch.
-        ahead: Whether something else is done before they are asked for.
-    """
-    return PendingPackets(jobs, ahead=ahead)
+def plan(jobs: Sequence[Job]) -> PendingPackets:
+    """Plan to fetch the packets of every job, all together; nothing is asked of a store yet."""
+    return PendingPackets(jobs)
 
 
 class _RangeReads:
@@ -137,6 +156,7 @@ def _checked(job: Job, payloads: list[bytes]) -> list[bytes]:
     if _damaged(job, payloads) is None:
         return payloads
     count(refetches=1)
+    _log.debug("The bytes of %s are not those that were indexed: reading them again.", job.describe())
     payloads = _read_again(job)
     damaged = _damaged(job, payloads)
     if damaged is not None:
@@ -145,6 +165,10 @@ def _checked(job: Job, payloads: list[bytes]) -> list[bytes]:
             "twice. The file was damaged since it was indexed: restore it, or index it again (lazyvid index --force) "
             "to decode it as it is."
         )
+    _log.warning(
+        "The bytes of %s came damaged, and right when read again: the network, a proxy or a disk spoils them.",
+        job.describe(),
+    )
     return payloads
 
 

@@ -85,6 +85,7 @@ class DecodeOrder:
     @classmethod
     def _made(cls, source: Source, row: IntArray, packets: PacketTable) -> DecodeOrder:
         """Of packets that are in decode order."""
+        _check_places(source, packets)
         keys = np.flatnonzero(packets.key)
         return cls(
             source=source,
@@ -133,6 +134,18 @@ class DecodeOrder:
         starts = self.keys[np.maximum(k, 0)]
         starts[k < 0] = 0
         return starts
+
+
+def _check_places(source: Source, packets: PacketTable) -> None:
+    """Raise CorruptIndexError unless every packet lies in its file, as far as the index says where they lie."""
+    if source.addressing != "packets" or not len(packets):
+        return
+    offset, size = packets.offset, packets.size
+    if offset.min() < 0 or size.min() < 0 or (offset > source.size - size).any():
+        raise CorruptIndexError(
+            f"Expected every packet of {source.uri!r} inside its {source.size} bytes, found some outside. Index the "
+            "video again (lazyvid index --force)."
+        )
 
 
 def _counts_up(positions: IntArray) -> bool:
@@ -186,7 +199,12 @@ class Standing:
 
 
 def plan_runs(
-    order: DecodeOrder, positions: IntArray, *, steps_back: int = 0, held_back: int | None = None
+    order: DecodeOrder,
+    positions: IntArray,
+    *,
+    steps_back: int = 0,
+    held_back: int | None = None,
+    long_run: int = _LONG_RUN,
 ) -> list[Run]:
     """Runs that give the pictures of these packets.
 
@@ -200,6 +218,7 @@ def plan_runs(
         held_back: Given where the next read is likely to want the frames behind these: then the last run feeds on until
             its pictures come out, so that the decoder is not drained and can go on. So many pictures, or more, a
             decoder of this stream is known to hold back.
+        long_run: Packets after which a run ends at the next seam.
 
     Returns:
         Runs in decode order that do not overlap.
@@ -211,7 +230,7 @@ def plan_runs(
     first = stop = -1
     # By start, since a leading picture's start lies before that of its key packet.
     for start, position in sorted(zip(starts, positions.tolist(), strict=True)):
-        if start > stop or (start == stop and stop - first >= _LONG_RUN) or not groups:
+        if start > stop or (start == stop and stop - first >= long_run) or not groups:
             groups.append((start, []))
             first = start
         groups[-1][1].append(position)

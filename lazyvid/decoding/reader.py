@@ -1,6 +1,6 @@
 """Frames of a batch of videos, read together: plan all, fetch all, verify, then decode each into its rows.
 
-    ReadRequests ─▶ plan ─▶ jobs ─▶ packets.begin ─▶ PacketDecoder ─▶ PictureConverter ─▶ rows of the caller's tensors
+    ReadRequests ─▶ plan ─▶ jobs ─▶ packets.plan ─▶ PacketDecoder ─▶ PictureConverter ─▶ rows of the caller's tensors
 
 Every frame delivered is the one planned; a frame that does not come out is tried again from earlier key packets, and in
 the end is an error. Nothing is filled with zeros, repeated or shifted.
@@ -8,8 +8,10 @@ the end is an error. Nothing is filled with zeros, repeated or shifted.
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from lazyvid.decoding import container, packets
 from lazyvid.decoding.feeding import decode_run
@@ -17,12 +19,15 @@ from lazyvid.decoding.packets import Job
 from lazyvid.decoding.plan import in_batches, plan_runs
 from lazyvid.decoding.pool import DecoderPool, default_pool
 from lazyvid.decoding.targets import ReadRequest, Target, targets_of
-from lazyvid.errors import TruncatedVideoError
+from lazyvid.errors import LimitExceededError, TruncatedVideoError
 from lazyvid.stats import count
 from lazyvid.storage import display_uri
 
+_log = logging.getLogger(__name__)
+
 _BATCH_BYTES = 128 << 20
-"""Encoded bytes fetched at once; a larger request is read and decoded in several batches, of which two are held."""
+"""Encoded bytes fetched at once; a larger request is read and decoded in several batches, of which two are held where
+`Limits.span_bytes` allows it."""
 
 
 class PendingFrames:
@@ -66,6 +71,7 @@ def begin_frames(
 
     Raises:
         CorruptIndexError: if an index makes no sense.
+        LimitExceededError: if a frame takes more encoded bytes than `Limits.span_bytes`.
     """
     return PendingFrames(requests, pool or default_pool(), ahead=ahead)
 
@@ -92,22 +98,39 @@ class _Batches:
         """Plans the runs and starts the first fetch."""
         jobs = [(target, job) for target in targets for job in _plan(target, pool, steps_back)]
         sizes = [job.nbytes for _, job in jobs] if len(jobs) > 1 else [0] * len(jobs)
-        self._left = deque(jobs[batch] for batch in in_batches(sizes, max_bytes=_BATCH_BYTES))
-        self._pending: packets.PendingPackets | None = None
-        self._begin_next(ahead=ahead)
+        self._limit = min((target.files.limits.span_bytes for target in targets), default=_BATCH_BYTES)
+        bound = min(_BATCH_BYTES, self._limit)
+        self._left = deque(jobs[batch] for batch in in_batches(sizes, max_bytes=bound))
+        self._pending = self._plan_next()
+        if self._pending is not None:
+            self._pending.begin(ahead=ahead)
 
-    def _begin_next(self, *, ahead: bool) -> None:
-        self._pending = packets.begin([job for _, job in self._left[0]], ahead=ahead) if self._left else None
+    def _plan_next(self) -> packets.PendingPackets | None:
+        """The next batch, held against the limit; a smaller one where what lies between its packets is too much."""
+        while self._left:
+            batch = self._left[0]
+            planned = packets.plan([job for _, job in batch])
+            if planned.nbytes <= self._limit:
+                return planned
+            pieces = [[one] for one in batch] if len(batch) > 1 else [[piece] for piece in _pieces(*batch[0])]
+            if not pieces:
+                raise _too_large(batch[0][1], planned.nbytes, self._limit)
+            self._left.popleft()
+            self._left.extendleft(reversed(pieces))
+        return None
 
     def __iter__(self) -> Iterator[tuple[Target, Job, list[bytes]]]:
         """Each run with the payloads of its packets."""
         try:
             while self._pending is not None:
-                payloads = self._pending.result()
+                payloads, held = self._pending.result(), self._pending.nbytes
                 batch = self._left.popleft()
-                self._begin_next(ahead=True)
+                self._pending = self._plan_next()
+                if self._pending is not None and held + self._pending.nbytes <= self._limit:
+                    self._pending.begin(ahead=True)  # else once this one has been decoded
                 for (target, job), packet_bytes in zip(batch, payloads, strict=True):
                     yield target, job, packet_bytes
+                del payloads, packet_bytes
         finally:
             self.cancel()
 
@@ -123,12 +146,16 @@ def _read_packets(targets: Sequence[Target], batches: _Batches, pool: DecoderPoo
     while True:
         for target, job, payloads in batches:
             decode_run(target, job, payloads, pool)
+            del payloads  # the next ones are fetched before it would be overwritten
         targets = [target for target in targets if target.destinations]
         if not targets:
             return
         # Doubling reaches the first packet in few tries, also where every packet claims to be a key packet.
         steps_back = max(1, 2 * steps_back)
         count(decode_restarts=1)
+        for target in targets:
+            uri, rows = display_uri(target.files.uris[target.source_idx]), sorted(target.destinations)
+            _log.debug("Frames %s of %s did not come out: %d key packets earlier.", rows[:8], uri, steps_back)
         batches = _Batches(targets, pool, steps_back=steps_back)
 
 
@@ -141,6 +168,23 @@ def _plan(target: Target, pool: DecoderPool, steps_back: int) -> list[Job]:
     positions.sort()
     runs = plan_runs(order, positions, steps_back=steps_back, held_back=held_back)
     return [Job(files, target.source_idx, order, run) for run in runs]
+
+
+def _too_large(job: Job, nbytes: int, limit: int) -> LimitExceededError:
+    again = " and did not come out of the decoder when it began nearer to them" if job.run.steps_back else ""
+    return LimitExceededError(
+        f"Expected at most Limits.span_bytes = {limit} bytes for a read, found {nbytes} that {job.describe()} need: "
+        f"they are decoded from a key packet {job.run.needed_stop - job.run.start} packets before{again}. Raise the "
+        "limit (limits=Limits(span_bytes=...)) if the file and its index are to be trusted, or encode it with key "
+        "frames nearer to one another."
+    )
+
+
+def _pieces(target: Target, job: Job) -> list[tuple[Target, Job]]:
+    """A run cut wherever decoding can start anew, without what only spares its drain; empty where nothing is to cut."""
+    run = job.run
+    runs = plan_runs(job.order, run.wanted, steps_back=run.steps_back, long_run=1)
+    return [(target, replace(job, run=piece)) for piece in runs] if len(runs) > 1 or run.goes_on else []
 
 
 # -- through the container --------------------------------------------------------------------------------------------

@@ -18,10 +18,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from lazyvid.errors import BackendUnavailableError, DecodeError, ObjectChangedError
+from lazyvid.errors import BackendUnavailableError, DecodeError, LazyVidError, NotAVideoError, ObjectChangedError
 from lazyvid.frames import Clip, Frame
+from lazyvid.index.sniff import SNIFF_BYTES, describe_bytes, sniff
+from lazyvid.lru import ProcessLRU
 from lazyvid.stats import count
-from lazyvid.storage import display_uri, layout
+from lazyvid.storage import ObjectMeta, display_uri, layout
 from lazyvid.storage.objects import difference
 
 if TYPE_CHECKING:
@@ -54,6 +56,7 @@ def read_with_torchcodec(request: ReadRequest) -> None:
 
     Raises:
         BackendUnavailableError: if torchcodec does not load.
+        NotAVideoError: if the file is not of the container that the index names.
         DecodeError: if it fails, or gives another frame than the one planned.
         ObjectChangedError: if the file is no longer the one that was pinned.
     """
@@ -65,7 +68,7 @@ def read_with_torchcodec(request: ReadRequest) -> None:
         try:
             _read_source(torchcodec, request, source_idx, places)
         except (RuntimeError, ValueError, IndexError) as error:
-            if isinstance(error, DecodeError):
+            if isinstance(error, LazyVidError):
                 raise
             _check_unchanged(request.files, source_idx)  # what fails may fail because the file is another one
             raise DecodeError(
@@ -82,6 +85,7 @@ def _read_source(torchcodec: ModuleType, request: ReadRequest, source_idx: int, 
     resize = request.picture_format.resize
     source = index.sources[source_idx]
     numbers = np.searchsorted(index.packets.pts[rows], index.packets.pts[request.rows[places]])
+    _check_container(files, source_idx)
     with _opened(files, source_idx) as file:
         decoder = torchcodec.decoders.VideoDecoder(
             file,
@@ -99,6 +103,38 @@ def _read_source(torchcodec: ModuleType, request: ReadRequest, source_idx: int, 
         )
     request.out[places] = batch.data.numpy()
     _check_unchanged(files, source_idx)
+
+
+_containers: ProcessLRU[ObjectMeta, str | None] = ProcessLRU(capacity=4096)
+"""What the first bytes of a version of a file are."""
+_TS_SYNC = 0x47
+
+
+def _check_container(files: VideoFiles, source_idx: int) -> None:
+    """See that a file is a video before FFmpeg does: torchcodec lets it guess, and a playlist opens other files.
+
+    Raises:
+        NotAVideoError: if it is of another container than the index says, or of none.
+    """
+    uri, pin, expected = files.uris[source_idx], files.pins[source_idx], files.index.sources[source_idx].container
+
+    def look() -> str | None:
+        if files.fetch == "file" and not layout.is_local(uri):
+            with files.whole_file(source_idx) as copy:
+                head = copy.read(SNIFF_BYTES)
+        else:
+            (head,) = files.stores[source_idx].read_ranges(uri, [(0, min(pin.size, SNIFF_BYTES))], pin=pin)
+        found = sniff(head)
+        # Of these alone, what goes before the first packet may be text that is a playlist.
+        starts = found != "mpegts" or _TS_SYNC in head[:5:4]
+        return found if starts else describe_bytes(head)
+
+    found = _containers.get(pin, look)
+    if found != expected:
+        raise NotAVideoError(
+            f"Expected {expected} in {display_uri(uri)}, as its index says, found {found or 'no video'}. Index it "
+            "again (lazyvid index --force), or use backend='pyav'."
+        )
 
 
 @contextmanager

@@ -388,7 +388,7 @@ def video_statistics(path: Path, frames: int) -> Statistics | None:
 
 def pictures_of(path: Path) -> Iterator[npt.NDArray[Any]]:
     """The pictures of a local MP4, one after the other: uint8 [H, W, 3], or gray ones as they are."""
-    with av.open(str(path), format="mp4") as container:
+    with path.open("rb") as file, av.open(file, "r", format="mp4") as container:
         for frame in container.decode(video=0):
             is_gray = frame.format.name.startswith("gray")
             yield frame.to_ndarray() if is_gray else frame.to_ndarray(format="rgb24")

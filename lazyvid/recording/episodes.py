@@ -198,7 +198,11 @@ def _origin(camera: str, path: Path, rows: EpisodeRows) -> float:
 
 def read_origin(path: Path) -> float | None:
     """The capture time that lies at 0 in an MP4, as its header says; None when it does not."""
-    with contextlib.suppress(av.FFmpegError, KeyError, ValueError), av.open(str(path), format="mp4") as container:
+    with (
+        contextlib.suppress(av.FFmpegError, OSError, KeyError, ValueError),
+        path.open("rb") as file,
+        av.open(file, format="mp4") as container,
+    ):
         return float(container.metadata[ORIGIN_TAG])
     return None
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import logging
 import os
 import stat
 import tempfile
@@ -28,6 +29,8 @@ from lazyvid.storage.masking import display_uri
 from lazyvid.storage.objects import ObjectMeta, RangeRequest, UriLike
 from lazyvid.storage.ranges import merge_ranges
 from lazyvid.storage.store import ObjectStore
+
+_log = logging.getLogger(__name__)
 
 DIRECTORY_VARIABLE = "LAZYVID_CACHE_DIR"
 QUOTA_VARIABLE = "LAZYVID_CACHE_QUOTA_BYTES"
@@ -228,6 +231,7 @@ class SegmentCache:
                 count(cache_hits=1)
                 return path
             count(cache_misses=1)
+            _log.debug("Copying %s (%d bytes) into %s.", display_uri(uri), meta.size, self.root)
             self._make_room(needed=meta.size)
             store.download(uri, path, pin=meta)
             self._make_room(keep=path)
@@ -241,6 +245,7 @@ class SegmentCache:
             uri: the object.
             pin: the version; None asks the store what lies there now.
         """
+        _log.debug("Removing the copy of %s: its bytes are not those of the object.", display_uri(uri))
         with contextlib.suppress(OSError):
             (self.root / (_key(*self._wanted(store, uri, pin)) + _COPY_SUFFIX)).unlink()
 
@@ -324,6 +329,7 @@ class SegmentCache:
             if path != keep:
                 with contextlib.suppress(OSError):
                     path.unlink()
+                    _log.debug("Removed %s (%d bytes) to make room.", path, facts.st_size)
                     total -= facts.st_size
 
 

@@ -24,6 +24,11 @@ class PlannedRead:
     pin: ObjectMeta | None
 
     @property
+    def nbytes(self) -> int:
+        """Bytes of memory that reading it takes."""
+        return self.plan.held_bytes
+
+    @property
     def is_local(self) -> bool:
         """Whether the object is a file of this machine."""
         return self.uri.startswith("/")

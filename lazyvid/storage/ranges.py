@@ -23,6 +23,11 @@ class MergePlan:
         """Sum of the spans' lengths: what fetching them costs."""
         return sum(stop - start for start, stop in self.spans)
 
+    @property
+    def held_bytes(self) -> int:
+        """The most that is in memory for it: the spans, or the ranges where they overlap and are copied out of them."""
+        return max(self.span_bytes, sum(self.lengths))
+
     def cut(self, bodies: Sequence[bytes]) -> list[bytes]:
         """Take the ranges that were asked for out of the spans' bytes.
 

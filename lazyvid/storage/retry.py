@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import time
 from collections.abc import Awaitable, Callable
@@ -13,6 +14,7 @@ from lazyvid.errors import ShortReadError, StoreError, StoreTimeoutError, StoreU
 from lazyvid.stats import count
 
 T = TypeVar("T")
+_log = logging.getLogger(__name__)
 FaultKind = Literal["timeout", "short", "connect", "failure"]
 
 FIRST_PAUSE_S = 0.1
@@ -111,6 +113,8 @@ async def retrying(
             pause = _pause_s(tries, fault)
             if _is_over(fault, tries, pause, deadline, answered()):
                 raise _gave_up(what, tries, deadline, last, silent) from last.__cause__
+            # `what` names the object masked, and the backends have scrubbed what the fault says.
+            _log.debug("%s for now, try %d failed: %s. The next one in %.2f s.", what, tries, fault, pause)
         count(retries=1)
         await asyncio.sleep(pause)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import os
 from collections.abc import AsyncIterator, Mapping
 from datetime import datetime
@@ -20,6 +21,7 @@ from lazyvid.storage.objects import ObjectMeta, Pinning
 from lazyvid.storage.retry import TransientFault
 from lazyvid.storage.s3_ranges import Answer, SignedRanges
 
+_log = logging.getLogger(__name__)
 _PARAMETERS = {"Range": "Range", "If-Match": "IfMatch"}
 _DENIED = frozenset(
     [
@@ -173,6 +175,9 @@ class S3Backend:
         found = await self._call("get_object", **arguments, **{_PARAMETERS[name]: headers[name] for name in headers})
         if asks_by_url:
             self._takes_urls = False
+            _log.debug(
+                "s3://%s: signed URLs are not understood; asking by the client's own calls.", arguments["Bucket"]
+            )
         elif self._takes_urls is None:
             self._takes_urls = True
         async with found["Body"] as stream:

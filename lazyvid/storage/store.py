@@ -133,7 +133,7 @@ class ObjectStore:
         absolute = layout.normalise(text) if not self._url or text.startswith("/") or "://" in text else None
         if absolute is None:
             absolute = self._below_root(text)
-        if absolute.startswith(("s3://", "s3a://")) and len(layout.split(absolute)[1].encode()) > MOST_KEY_BYTES:
+        if absolute.startswith(("s3://", "s3a://")) and _key_bytes(absolute) > MOST_KEY_BYTES:
             raise UnsafeKeyError(f"Invalid key {absolute[:80]!r}...: expected at most {MOST_KEY_BYTES} bytes.")
         return absolute
 
@@ -230,6 +230,17 @@ class ObjectStore:
         """
         return self.begin_many(requests, ahead=False).result()
 
+    def plan_many(self, requests: Sequence[RangeRequest]) -> list[PlannedRead]:
+        """What `read_many` would fetch; nothing is asked of a store.
+
+        Raises:
+            UnsafeKeyError: if a URI cannot be.
+        """
+        return [
+            PlannedRead(full := self.resolve(request.uri), self._merged(full, request.ranges), request.pin)
+            for request in requests
+        ]
+
     def begin_many(self, requests: Sequence[RangeRequest], *, ahead: bool = True) -> PendingRead:
         """Begin what `read_many` does; its `result` waits for the bytes, or raises what went wrong.
 
@@ -238,10 +249,10 @@ class ObjectStore:
             ahead: whether something else is done before `result` is called: then the system is told to read local files
                 ahead.
         """
-        reads = [
-            PlannedRead(full := self.resolve(request.uri), self._merged(full, request.ranges), request.pin)
-            for request in requests
-        ]
+        return self.begin_planned(self.plan_many(requests), ahead=ahead)
+
+    def begin_planned(self, reads: Sequence[PlannedRead], *, ahead: bool = True) -> PendingRead:
+        """The same for what `plan_many` planned, once its size was found to be no matter."""
         spans = [
             transfer.Span(self._backend(read.uri), read.uri, start, stop, read.pin)
             for read in reads
@@ -399,6 +410,13 @@ class ObjectStore:
 def _is_path(resolved: str) -> bool:
     """Whether a resolved URI is a local path: cheaper than `layout.is_local`, which takes any URI."""
     return resolved.startswith("/")
+
+
+def _key_bytes(uri: str) -> int:
+    try:
+        return len(layout.split(uri)[1].encode())
+    except UnicodeEncodeError as error:  # half a character, as the name of a file of this machine may hold
+        raise UnsafeKeyError(f"Invalid key {uri[:80]!r}: expected text that can be written as UTF-8.") from error
 
 
 def _restore(url: str, options: dict[str, Any], *limits: Any) -> ObjectStore:

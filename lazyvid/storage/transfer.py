@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +20,8 @@ from lazyvid.storage.retry import Deadline, TransientFault, retrying
 
 T = TypeVar("T")
 V = TypeVar("V")
+
+_log = logging.getLogger(__name__)
 
 PART_BYTES = 8 << 20
 """A longer span travels in parts of this size, over several connections."""
@@ -149,14 +152,16 @@ class _Transfer:
 
     def _refuse(self, body: Body) -> None:
         """Other bytes than those asked for: start over where that can be right, else say so."""
+        shown = display_uri(self.uri)
         whole = body.start == 0 and body.length in (None, body.meta.size)
         if whole and self.stop is None and self.restarts < _RESTARTS:
             self.restarts += 1
+            _log.debug("%s: the server sends it from its start again, byte %d was asked for.", shown, self.at)
             self.at = self.start
             return
         if whole:
             raise StoreError(
-                f"{display_uri(self.uri)} cannot be read in parts: the server ignores the Range header and sends the "
+                f"{shown} cannot be read in parts: the server ignores the Range header and sends the "
                 'whole object. Copy it first: fetch="file".'
             )
         wanted = f"{self.at} to {self.stop}" if self.stop is not None else f"{self.at} on"

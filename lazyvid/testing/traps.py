@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, cast
 
 import av
 
+from lazyvid.index.sniff import DEMUXERS, SNIFF_BYTES, sniff
 from lazyvid.testing._bits import avcc_parameter_sets, avcc_with_parameter_sets, without_reorder_depth
 from lazyvid.testing.videos import VideoSpec, write_video
 
@@ -43,7 +44,7 @@ def read_packets(path: str | Path) -> list[CodedPacket]:
     Returns:
         The packets, with times in the stream's time base.
     """
-    with av.open(str(path)) as container:
+    with _opened(path) as container:
         return [
             CodedPacket(
                 bytes(packet), cast(int, packet.pts), cast(int, packet.dts), packet.duration or 0, packet.is_keyframe
@@ -51,6 +52,16 @@ def read_packets(path: str | Path) -> list[CodedPacket]:
             for packet in container.demux(container.streams.video[0])
             if packet.size
         ]
+
+
+@contextmanager
+def _opened(path: str | Path) -> Iterator[av.container.InputContainer]:
+    """A file for reading, by a demuxer of our choice, as everywhere in the package."""
+    with Path(path).open("rb") as file:
+        container = sniff(file.read(SNIFF_BYTES))
+        file.seek(0)
+        with av.open(file, "r", format=DEMUXERS[container or "mp4"]) as opened:
+            yield opened
 
 
 def write_packets(
@@ -74,7 +85,7 @@ def write_packets(
         The path.
     """
     with (
-        av.open(str(like)) as source,
+        _opened(like) as source,
         av.open(str(path), "w", options=dict(muxer_options or {})) as target,
     ):
         template = source.streams.video[0]
@@ -121,7 +132,7 @@ def write_with_inband_parameters(path: Path, first: VideoSpec, second: VideoSpec
     """Two H.264 encodes in one track, the second one's parameter sets in its key packets, with the first one's ids."""
     with _encoded(first, ".mp4") as one, _encoded(second, ".mp4") as two:
         head, tail = read_packets(one), read_packets(two)
-        with av.open(str(two)) as container:
+        with _opened(two) as container:
             units = [unit for units in avcc_parameter_sets(_extradata(container)) for unit in units]
         prefix = b"".join(len(unit).to_bytes(4, "big") + unit for unit in units)
         shift = max(p.pts + p.duration for p in head) - min(p.pts for p in tail)
@@ -135,7 +146,7 @@ def write_with_inband_parameters(path: Path, first: VideoSpec, second: VideoSpec
 def write_without_reorder_depth(path: Path, spec: VideoSpec) -> None:
     """An H.264 video whose parameter set does not say how many frames are reordered."""
     with _encoded(spec, ".mp4") as source:
-        with av.open(str(source)) as container:
+        with _opened(source) as container:
             extradata = _extradata(container)
         sps, pps = avcc_parameter_sets(extradata)
         silent = avcc_with_parameter_sets(extradata, [without_reorder_depth(unit) for unit in sps], pps)

@@ -52,7 +52,8 @@ class VideoDataModule(pl.LightningDataModule):
     the same for every rank, so that a run resumes with the batches that it would have had, also with another number
     of workers. Evaluation reads every clip once over all ranks, without padding.
 
-    Storage options never enter hyperparameters or checkpoints.
+    Storage options never enter hyperparameters or checkpoints, and what does is plain values: checkpoints load with
+    `weights_only=True`.
 
     Args:
         clip: How clips are cut.
@@ -113,8 +114,12 @@ class VideoDataModule(pl.LightningDataModule):
     ) -> None:
         super().__init__()
         _check(order=(order, ("random", "blocks", "sequential")), pixels=(pixels, ("float", "uint8")))
+        spec = ClipSpec(**clip) if isinstance(clip, Mapping) else clip
+        # Plain values, as this argument then comes back: with `weights_only=True` no class is loaded from a checkpoint.
+        # What is saved are the arguments as they are now.
+        clip = dataclasses.asdict(spec)  # type: ignore[assignment]
         self.save_hyperparameters(ignore=["storage_options", "transform", "eval_transform"])
-        self._clip = clip
+        self._clip = spec
         self._videos: dict[Stage, Videos | None] = {"train": train, "val": val, "test": test, "predict": predict}
         self._catalog = catalog
         if catalog is not None and any(isinstance(videos, Mapping) for videos in self._videos.values()):

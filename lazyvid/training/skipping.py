@@ -27,7 +27,7 @@ _MOST_SUBSTITUTES = 16
 _MOST_STORE_FAILURES = 3
 """A store that does not answer is waited for each time: it is not asked for 16 substitutes."""
 _REASONS = 5
-_log = logging.getLogger("lazyvid.training")
+_log = logging.getLogger(__name__)
 
 
 class ErrorBudget:

@@ -36,6 +36,8 @@ SAMPLE = (
     "test_caches.py::test_a_broken_cache_is_read_around[bits flipped-1]",
     "test_cameras_that_fail.py::test_cameras_that_misbehave[1]",
     "test_processes.py::test_a_worker_without_memory_says_so",
+    "test_references.py::test_the_file_that_is_named_is_not_read[name-mp4]",
+    "test_references.py::test_the_file_that_is_named_is_not_read[name-fragmented]",
     "test_sidecars.py::test_a_damaged_sidecar_is_never_believed[5]",
     f"test_stores.py::{_LASTS}[credentials revoked-threads-1]",
     "test_stores.py::test_a_video_overwritten_between_two_clips[threads]",

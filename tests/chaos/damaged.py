@@ -92,6 +92,27 @@ def _boxes(data: bytes, start: int, stop: int) -> Iterator[tuple[bytes, int, int
         start = end
 
 
+_REFERENCE = b"\0\0\0\x0curl \0\0\0\1"
+"""A data reference that says: the samples lie in this file."""
+
+
+def referring(data: bytes, entry: bytes) -> bytes:
+    """An MP4 whose data reference is another one; the boxes around it grow, and what they point to stays in place."""
+    at = data.index(_REFERENCE)
+    spoilt = bytearray(data)
+    for kind, start, stop in boxes(data):
+        if kind in (*_PARENTS, b"dref") and start < at < stop:
+            spoilt[start : start + 4] = struct.pack(">I", stop - start + len(entry) - len(_REFERENCE))
+    spoilt[at : at + len(_REFERENCE)] = entry
+    return bytes(spoilt)
+
+
+def url_entry(name: str) -> bytes:
+    """A data reference that names another file."""
+    location = name.encode() + b"\0"
+    return struct.pack(">I4sI", 12 + len(location), b"url ", 0) + location
+
+
 def header_of(path: Path) -> range:
     """Where most of a file's headers lie: its moov, or else its first bytes."""
     data = path.read_bytes()

@@ -139,7 +139,12 @@ HOSTILE: Mapping[str, tuple[str, Callable[[bytes], bytes]]] = {
     "mp4: 50,000 boxes inside one another": ("mp4", lambda _: FTYP + _nested(b"moov", 50_000)),
     "mp4: 50,000 tracks inside one another": ("mp4", lambda _: FTYP + _box(b"moov", _nested(b"trak", 50_000))),
     "mp4: 50,000 meta boxes inside one another": ("mp4", lambda d: d + _nested(b"udta", 50_000)),
-    "mp4: frames in another file": ("mp4", lambda d: _swapped(d, b"url \x00\x00\x00\x01", b"url \x00\x00\x00\x00")),
+    "mp4: frames in another file": ("mp4", lambda d: damaged.referring(d, damaged.url_entry("clip.mp4"))),
+    "mp4: frames in a file without a name": (
+        "mp4",
+        lambda d: _swapped(d, b"url \x00\x00\x00\x01", b"url \x00\x00\x00\x00"),
+    ),
+    "fragmented: frames in another file": ("fragmented", lambda d: damaged.referring(d, damaged.url_entry("clip.mp4"))),
     "mp4: time scale 0": ("mp4", lambda d: _patched(d, b"mdhd", 20, bytes(4))),
     "fragmented: 2^31 samples": ("fragmented", lambda d: _all_patched(d, b"trun", 12, BIG)),
     "fragmented: runs elsewhere": ("fragmented", lambda d: _all_patched(d, b"trun", 16, struct.pack(">i", -(2**31)))),
@@ -183,7 +188,7 @@ MAY_OPEN = {
     "webm: a segment of 2^56 bytes",
     "mkv: pictures of 15360x15360",
     "webm: pictures of 15360x15360",
-    "mp4: frames in another file",
+    "mp4: frames in a file without a name",
 }
 """Those whose frames are all there, and whose lies nobody has to believe: the stream knows its own size, say."""
 

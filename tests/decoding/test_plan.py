@@ -33,7 +33,7 @@ class Stream:
         rows = sorted(shown, key=lambda p: self.pts[p])
         hidden = [p for p in range(len(self.pts)) if not self.shown[p]]
         source = Source(
-            uri="", size=1, etag=None, fingerprint=0, container="mp4", codec="h264", extradata=b"", width=16,
+            uri="", size=1_000_000, etag=None, fingerprint=0, container="mp4", codec="h264", extradata=b"", width=16,
             height=16, pix_fmt="yuv420p", time_base=Fraction(1, 30),
         )  # fmt: skip
         return FrameIndex(
@@ -208,6 +208,19 @@ class TestDecodeOrder:
         packets = dataclasses.replace(index.packets, decode_position=np.array([0, 1, 3]))
         with pytest.raises(CorruptIndexError, match="count 0, 1, 2"):
             DecodeOrder.of(dataclasses.replace(index, packets=packets), 0)
+
+    @pytest.mark.parametrize(
+        ("name", "value"), [("offset", -5), ("size", -1), ("size", 2**62), ("offset", 2**63 - 1), ("offset", 1_000_000)]
+    )
+    def test_packets_outside_of_their_file_are_damage(self, name: str, value: int) -> None:
+        index = Stream((0, 1, 2), (True,) * 3, (0,) * 3, (True,) * 3).index()
+        column = getattr(index.packets, name).copy()
+        column[1] = value
+        damaged = dataclasses.replace(index, packets=dataclasses.replace(index.packets, **{name: column}))
+        with pytest.raises(CorruptIndexError, match="outside"):
+            DecodeOrder.of(damaged, 0)
+        elsewhere = dataclasses.replace(index.sources[0], addressing="container")
+        DecodeOrder.of(dataclasses.replace(damaged, sources=(elsewhere,)), 0)  # where no place is known
 
     def test_packets_of_other_sources_are_left_out(self) -> None:
         one = Stream((0, 1, 2), (True, False, False), (0,) * 3, (True, False, True)).index()

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from laws import numbers_of
 
-from lazyvid import LazyVideo
-from lazyvid.testing import VideoCorpus
+from lazyvid import LazyVideo, ObjectStore, build_index
+from lazyvid.errors import NotAVideoError
+from lazyvid.index.fingerprint import fingerprint
+from lazyvid.testing import VideoCorpus, write_video
 
 _ABSENT: Any = (ImportError, RuntimeError)
 decoders = pytest.importorskip("torchcodec.decoders", exc_type=_ABSENT)
@@ -125,3 +129,34 @@ def test_an_error_of_the_sampler_is_the_samplers(corpus: VideoCorpus) -> None:
         )
     with pytest.raises(ValueError, match="at least one frame"):
         samplers.clips_at_random_timestamps(LazyVideo(corpus["h264_closed"]).lazy_slice(1.0, 1.0).as_torchcodec())
+
+
+PLAYLISTS = {
+    "plain": b"ffconcat version 1.0\nfile clip.mp4\nduration 0.4\n" + b"#" * 2000 + b"\n",
+    "like a transport stream": b"ffconcat version 1.0\nfile clip.mp4\nduration 0.4\n#"
+    + b"G".rjust(188, b"#") * 20
+    + b"\n",
+}
+
+
+@pytest.mark.parametrize("fetch", ["ranges", "file"])
+@pytest.mark.parametrize("name", PLAYLISTS)
+def test_a_playlist_with_a_sidecar_opens_no_other_file(name: str, fetch: Any, tmp_path: Path) -> None:
+    """torchcodec lets FFmpeg guess: a list whose sidecar calls it a video gave the frames of the file beside it."""
+    clip = write_video(tmp_path / "clip.mp4", frames=12, gop=4, width=64, height=48)
+    index, store = build_index(clip), ObjectStore()
+    (tmp_path / "list.mp4").write_bytes(PLAYLISTS[name])
+    meta = store.head(tmp_path / "list.mp4")
+    for container in ("mp4", "mpegts"):
+        source = dataclasses.replace(
+            index.sources[0],
+            container=container,
+            addressing="container",
+            size=meta.size,
+            etag=None,
+            fingerprint=fingerprint(store, meta),
+        )
+        dataclasses.replace(index, sources=(source,)).save(tmp_path / "list.mp4")
+        video = LazyVideo(tmp_path / "list.mp4", on_missing_index="raise", backend="torchcodec", fetch=fetch)
+        with pytest.raises(NotAVideoError, match=r"list\.mp4"):
+            video[:]

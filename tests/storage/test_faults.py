@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import re
 import threading
 import time
@@ -92,6 +93,22 @@ def test_whole_reads_and_copies_survive_them_too(
     fault_server.script(plan, method="GET")
     assert store.download(uri, tmp_path / "copy").size == len(DATA)
     assert (tmp_path / "copy").read_bytes() == DATA
+
+
+def test_each_retry_is_logged_without_a_signature(
+    target: Target, fault_server: FaultServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    signature = "the-signature-of-a-presigned-url"
+    uri = f"{target.uri}?X-Amz-Signature={signature}" if target.options is None else target.uri
+    fault_server.script([Fault.status(503), "reset_mid_body", "close_mid_body"], method="GET")
+    before = read_stats()
+    with caplog.at_level(logging.DEBUG, logger="lazyvid"):
+        assert target.store().read_ranges(uri, [(0, 100_000)]) == [DATA[:100_000]]
+    said = [record.getMessage() for record in caplog.records if record.name == "lazyvid.storage.retry"]
+    assert len(said) == (read_stats() - before).retries == 3
+    assert all(target.uri in line and f"try {number} failed" in line for number, line in enumerate(said, 1))
+    assert "503" in said[0]
+    assert signature not in caplog.text
 
 
 def test_what_has_arrived_is_not_asked_for_again(target: Target, fault_server: FaultServer) -> None:

@@ -109,7 +109,7 @@ def main(order: dict[str, Any]) -> None:
         model,
         datamodule=data_of(order["videos"], **order["data"]),
         ckpt_path=order.get("checkpoint"),
-        weights_only=False,
+        weights_only=True,
     )
 
 

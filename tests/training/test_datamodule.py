@@ -33,7 +33,7 @@ def fit(
     model = Witness(asks_for_steps=asks)
     trainer = trainer_of(epochs=epochs, callbacks=callbacks)
     module = data_of(videos, **data)
-    trainer.fit(model, datamodule=module, ckpt_path=None if checkpoint is None else str(checkpoint), weights_only=False)
+    trainer.fit(model, datamodule=module, ckpt_path=None if checkpoint is None else str(checkpoint), weights_only=True)
     return model.seen
 
 
@@ -83,6 +83,35 @@ def test_resume_from_two_workers_to_threads(folder: Path, whole: Seen, tmp_path:
     fit(str(folder), epochs=1, callbacks=every_step(tmp_path), **data)
     rest = fit(str(folder), epochs=3, checkpoint=tmp_path / "s3.ckpt", num_workers=0, num_threads=2)
     assert rest == whole[3:]
+
+
+def test_a_checkpoint_holds_plain_values_alone(folder: Path, tmp_path: Path, whole: Seen) -> None:
+    """By default, too, nothing but numbers and texts comes out of it, the data module's own arguments among them."""
+    clip = ClipSpec(4, frame_stride=2, pad="repeat")
+    for module in (
+        data_of(str(folder), num_workers=0),
+        VideoDataModule(clip, train={"front": str(folder)}, num_workers=0),
+    ):
+        trainer = trainer_of(epochs=1, callbacks=every_step(tmp_path), limit_train_batches=1)
+        trainer.fit(Blind(), datamodule=module)
+        path = next(tmp_path.glob("s*.ckpt"))
+        assert torch.load(path, weights_only=True)["datamodule_hyper_parameters"] == module.hparams
+        again = VideoDataModule.load_from_checkpoint(path, weights_only=True)
+        assert again.hparams == module.hparams
+        assert again._clip == module._clip
+        path.unlink()
+    fit(str(folder), epochs=1, callbacks=every_step(tmp_path), num_workers=0)
+    rest = Witness()  # as a user resumes, who gives neither True nor False
+    data = data_of(str(folder), num_workers=0)
+    trainer_of(epochs=1).fit(rest, datamodule=data, ckpt_path=str(tmp_path / "s3.ckpt"))
+    assert rest.seen == whole[3 : steps_of(whole)]
+
+
+class Blind(Witness):
+    """Takes whatever it is given."""
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> torch.Tensor:
+        return self.layer(torch.ones(1)).sum()
 
 
 # -- ranks ------------------------------------------------------------------------------------------------------------
@@ -292,6 +321,8 @@ def test_configs_run(folder: Path, tmp_path: Path, name: str, more: tuple[str, .
     done = run_config(name, *QUICK, *videos, f"--trainer.default_root_dir={tmp_path}", *more)
     assert done.returncode == 0, done.stderr[-3000:]
     assert list(tmp_path.rglob("config.yaml"))
+    for path in tmp_path.rglob("*.ckpt"):
+        assert torch.load(path, weights_only=True)["datamodule_hyper_parameters"]
 
 
 @pytest.mark.slow
