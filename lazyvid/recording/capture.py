@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import threading
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -195,8 +196,9 @@ class ImageCameras:
         self._cameras, self._root, self._encoding = list(cameras), root, encoding
         self._durable_s = durable_s
         self._writer = ImageWriter()
-        self._unsynced: list[Path] = []
+        self._unsynced: deque[Path] = deque()  # the end is added to by the thread that feeds
         self._names_in: set[str] = set()
+        self._unsynced_for: OSError | None = None
         self._lock = threading.Lock()
         self._syncing: SyncingThread | None = None
         self._counts: dict[str, int] = {}
@@ -238,17 +240,29 @@ class ImageCameras:
         """Bring the images that are written to the disk; for another thread.
 
         Raises:
-            OSError: if the disk does not take one; it is tried again the next time.
+            OSError: if the disk does not take one; the same again from then on, until the episode is given up.
         """
         with self._lock:
-            waiting = [path for path in self._unsynced if path.exists()]
-            for path in waiting:
+            if self._unsynced_for is not None:
+                raise self._unsynced_for
+            try:
+                self._sync_written()
+            except OSError as error:
+                # Told once: the system takes the pages for written from here on, and a later sync would find no fault.
+                self._unsynced_for = error
+                raise
+
+    def _sync_written(self) -> None:
+        written = []
+        for path in [self._unsynced.popleft() for _ in range(len(self._unsynced))]:
+            if path.exists():
                 sync(str(path))
-            for folder in {str(path.parent) for path in waiting} | self._names_in:
-                sync_folder(folder)
-            self._names_in.clear()
-            for path in waiting:
-                self._unsynced.remove(path)
+                written.append(path)
+            else:  # still in the writer's queue
+                self._unsynced.append(path)
+        for folder in {str(path.parent) for path in written} | self._names_in:
+            sync_folder(folder)
+        self._names_in.clear()
 
     def _stop_syncing(self) -> None:
         if self._syncing is not None:
@@ -266,6 +280,7 @@ class ImageCameras:
             self._writer.wait_until_done()
         with self._lock:
             self._unsynced.clear()
+            self._unsynced_for = None
         self.clean(self._episode)
 
     def clean(self, episode: int) -> None:
