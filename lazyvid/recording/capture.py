@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import threading
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -26,11 +28,15 @@ from lazyvid.recording.episodes import Episode, EpisodeRows, finish_video, row_s
 from lazyvid.recording.images import ImageWriter, frame_path
 from lazyvid.recording.lane import OnFull
 from lazyvid.recording.manifest import RecordingSpec
+from lazyvid.recording.mp4 import sync
 from lazyvid.recording.pictures import FrameLike
+from lazyvid.recording.places import disk_failures
 from lazyvid.recording.png import decode_png
 from lazyvid.recording.rules import FrameRules
 from lazyvid.recording.statistics import ImageStatistics, Statistics, image_feature
+from lazyvid.recording.syncing import SyncingThread
 from lazyvid.recording.writer import VideoWriter
+from lazyvid.storage.local import make_folders, sync_folder
 
 IMAGES = "images"
 _SAMPLES = 100
@@ -184,11 +190,18 @@ class ImageCameras:
         cameras: Names of the cameras.
         root: The recording's local folder.
         encoding: How the images become videos.
+        durable_s: What of the running episode a loss of power may cost, in seconds.
     """
 
-    def __init__(self, cameras: Iterable[str], root: Path, encoding: ImageEncoding) -> None:
+    def __init__(self, cameras: Iterable[str], root: Path, encoding: ImageEncoding, *, durable_s: float) -> None:
         self._cameras, self._root, self._encoding = list(cameras), root, encoding
+        self._durable_s = durable_s
         self._writer = ImageWriter()
+        self._unsynced: deque[Path] = deque()  # the end is added to by the thread that feeds
+        self._names_in: set[str] = set()
+        self._unsynced_for: OSError | None = None
+        self._lock = threading.Lock()
+        self._syncing: SyncingThread | None = None
         self._counts: dict[str, int] = {}
         self._episode = -1
 
@@ -198,14 +211,19 @@ class ImageCameras:
         self.clean(episode)
         self._episode, self._counts = episode, dict.fromkeys(self._cameras, 0)
         for camera in self._cameras:
-            images_of(self._root, camera, episode).mkdir(parents=True)
+            self._names_in.update(make_folders(images_of(self._root, camera, episode)))
+        if self._cameras:
+            self._syncing = SyncingThread([self], every_s=self._durable_s)
+            self._syncing.start()
 
     def feed(self, camera: str, picture: FrameLike, seconds: float | None) -> None:
         """Write the picture in the background."""
         del seconds
         number = self._counts[camera]
-        self._writer.save_image(picture, frame_path(images_of(self._root, camera, self._episode), number))
+        path = frame_path(images_of(self._root, camera, self._episode), number)
+        self._writer.save_image(picture, path)
         self._counts[camera] = number + 1
+        self._unsynced.append(path)
 
     def wait_for_room(self, seconds: float | None) -> bool:
         """Writing waits: nothing is dropped."""
@@ -213,8 +231,44 @@ class ImageCameras:
         return True
 
     def end(self) -> None:
-        """Wait for the images to be written."""
+        """Wait for the images to be on the disk."""
+        self._stop_syncing()
         self._writer.wait_until_done()
+        with disk_failures(f"bring the pictures of episode {self._episode} to the disk"):
+            self.sync()
+
+    def sync(self) -> None:
+        """Bring the images that are written to the disk; for another thread.
+
+        Raises:
+            OSError: if the disk does not take one; the same again from then on, until the episode is given up.
+        """
+        with self._lock:
+            if self._unsynced_for is not None:
+                raise self._unsynced_for
+            try:
+                self._sync_written()
+            except OSError as error:
+                # Told once: the system takes the pages for written from here on, and a later sync would find no fault.
+                self._unsynced_for = error
+                raise
+
+    def _sync_written(self) -> None:
+        written = []
+        for path in [self._unsynced.popleft() for _ in range(len(self._unsynced))]:
+            if path.exists():
+                sync(str(path))
+                written.append(path)
+            else:  # still in the writer's queue
+                self._unsynced.append(path)
+        for folder in {str(path.parent) for path in written} | self._names_in:
+            sync_folder(folder)
+        self._names_in.clear()
+
+    def _stop_syncing(self) -> None:
+        if self._syncing is not None:
+            self._syncing.stop()
+            self._syncing = None
 
     def files(self, episode: int, rows: EpisodeRows) -> dict[str, CameraFile]:
         """Encode an episode's images."""
@@ -222,8 +276,12 @@ class ImageCameras:
 
     def cancel(self) -> None:
         """Remove the running episode's images."""
+        self._stop_syncing()
         with contextlib.suppress(RecordingError):  # of images that are no longer wanted
             self._writer.wait_until_done()
+        with self._lock:
+            self._unsynced.clear()
+            self._unsynced_for = None
         self.clean(self._episode)
 
     def clean(self, episode: int) -> None:
@@ -232,6 +290,7 @@ class ImageCameras:
 
     def close(self) -> None:
         """End the threads that write images."""
+        self._stop_syncing()
         self._writer.stop()
 
     def queued(self) -> dict[str, int]:
@@ -269,7 +328,8 @@ def cameras_of(spec: RecordingSpec, root: Path, tuning: Tuning, rules: FrameRule
     """What makes files of a recording's pictures, by the settings that it was begun with."""
     settings = spec.encoding
     if not settings["streaming_encoding"]:
-        return ImageCameras(spec.features.videos, root, ImageEncoding.from_settings(spec.rate, settings))
+        encoding = ImageEncoding.from_settings(spec.rate, settings)
+        return ImageCameras(spec.features.videos, root, encoding, durable_s=tuning.durable_s)
     encoder = StreamingVideoEncoder(
         spec.rate,
         settings["vcodec"],

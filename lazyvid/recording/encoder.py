@@ -28,6 +28,7 @@ from lazyvid.recording.pictures import FrameLike, PictureMaker
 from lazyvid.recording.statistics import Statistics
 from lazyvid.recording.syncing import SyncingThread
 from lazyvid.recording.times import exact_rate
+from lazyvid.storage.local import make_folders, sync_folder
 
 __all__ = ["CameraEncoderThread", "StreamingVideoEncoder"]
 
@@ -375,7 +376,8 @@ class StreamingVideoEncoder:
 
 def _episode_folder(parent: Path) -> Path:
     try:
-        parent.mkdir(parents=True, exist_ok=True)
+        for changed in make_folders(parent):
+            sync_folder(changed)
         return Path(tempfile.mkdtemp(prefix="episode-", dir=parent))
     except OSError as error:
         raise RecordingError(f"Cannot make a folder for the episode in {parent}: {error}. Choose another.") from error

@@ -10,7 +10,7 @@ import threading
 from pathlib import Path
 
 from lazyvid.index.mp4 import Box, boxes_in, read_box
-from lazyvid.recording.mp4 import sync
+from lazyvid.storage.local import sync_folder
 
 _HEADER = 16
 
@@ -64,8 +64,8 @@ class GrowingMp4:
             if self._descriptor is not None and frames > self._synced:
                 os.fsync(self._descriptor)
                 if not self._synced:  # the file's and its folder's names, too
-                    sync(str(Path(self._path).parent))
-                    sync(str(Path(self._path).parent.parent))
+                    sync_folder(Path(self._path).parent)
+                    sync_folder(Path(self._path).parent.parent)
                 self._synced = frames
 
     def close(self) -> None:

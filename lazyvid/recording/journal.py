@@ -7,28 +7,26 @@ stops at the first one that is not whole.
 
 from __future__ import annotations
 
-import errno
 import json
-import logging
 import os
 import struct
 import threading
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lazyvid.errors import RecordingDiskFullError, RecordingError
+from lazyvid.errors import RecordingError
 from lazyvid.recording.episodes import EpisodeRows
 from lazyvid.recording.features import CheckedFrame, Features
+from lazyvid.recording.places import disk_failures
+from lazyvid.recording.syncing import SyncingThread
+from lazyvid.storage.local import sync_folder
 
 _HEADER = struct.Struct("<4sIII")
 _MAGIC = b"LVJ1"
-_FULL = (errno.ENOSPC, errno.EDQUOT)
-
-_log = logging.getLogger(__name__)
 
 
 class Journal:
@@ -36,25 +34,28 @@ class Journal:
 
     Args:
         path: The file; replaced if it is there.
-        durable_s: Seconds between two fsyncs: what a loss of power may cost; a killed process loses nothing.
+        durable_s: What a loss of power may cost, in seconds; a killed process loses nothing.
+        names_in: The folders above it whose names belong to it, to be brought to the disk with it.
 
     Raises:
         RecordingError: if the file cannot be made.
     """
 
-    def __init__(self, path: Path, *, durable_s: float) -> None:
+    def __init__(self, path: Path, *, durable_s: float, names_in: Sequence[Path] = ()) -> None:
         self.path = path
-        self._durable_s = durable_s
+        self._names_in = [path.parent, *names_in]
+        self._broken: OSError | None = None
+        self._syncing = threading.Lock()
         try:
             self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o666)
         except OSError as error:
             raise RecordingError(f"Cannot make {path}: {error}. Check the folder, or set spool_dir.") from error
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._sync_now_and_then, name="lazyvid-journal", daemon=True)
+        self._is_closed = False
+        self._thread = SyncingThread([self], every_s=durable_s)
         try:
             self._thread.start()
         except BaseException:
-            self._stopped.set()
+            self._thread.stop()
             os.close(self._descriptor)
             raise
 
@@ -68,13 +69,32 @@ class Journal:
     def mark_saved(self) -> None:
         """Note that the user saved the episode, and bring the journal to the disk: from here on it is not lost."""
         self._append({"kind": "saved"}, b"")
-        os.fsync(self._descriptor)
+        with disk_failures(f"bring {self.path} to the disk"):
+            self.sync()
+
+    def sync(self) -> None:
+        """Bring it to the disk; for its thread, too.
+
+        Raises:
+            OSError: if the disk does not take it.
+        """
+        with self._syncing:
+            try:
+                os.fsync(self._descriptor)
+                while self._names_in:
+                    sync_folder(self._names_in[0])
+                    del self._names_in[0]
+            except OSError as error:
+                # Told once: the system takes the pages for written from here on, and a later sync would find no fault.
+                self._broken = error
+                raise
 
     def close(self) -> None:
         """Close the file and leave it there. Closing twice does nothing."""
-        if self._stopped.is_set():
+        if self._is_closed:
             return
-        self._stopped.set()
+        self._is_closed = True
+        self._thread.stop()
         try:
             self._thread.join()
         finally:  # also where a Ctrl-C comes while the disk is slow
@@ -83,30 +103,23 @@ class Journal:
     def _append(self, head: dict[str, Any], payload: bytes) -> None:
         text = json.dumps(head).encode()
         record = _HEADER.pack(_MAGIC, len(text), len(payload), zlib.crc32(payload, zlib.crc32(text))) + text + payload
-        start = os.fstat(self._descriptor).st_size
-        try:
-            written = os.write(self._descriptor, record)
-            if written < len(record):
-                written += os.write(self._descriptor, record[written:])
-        except OSError as error:
-            os.ftruncate(self._descriptor, start)  # half a record would hide those that follow
-            if error.errno in _FULL:
-                raise RecordingDiskFullError(
-                    f"Cannot write {self.path}: the disk is full. What was recorded so far is kept; free some space, "
-                    "then finish it with lazyvid.recording.recover."
-                ) from error
-            raise RecordingError(f"Cannot write {self.path}: {error}.") from error
-
-    def _sync_now_and_then(self) -> None:
-        warned = False
-        while not self._stopped.wait(self._durable_s):
+        with disk_failures(f"write {self.path}"):
+            if self._broken is not None:
+                raise self._broken
+            start = os.fstat(self._descriptor).st_size
             try:
-                os.fsync(self._descriptor)
-            except OSError as error:
-                # Not the recording's end: the rows are written, and the disk may take the next ones.
-                if not warned:
-                    _log.warning("%s could not be brought to the disk, tried again: %s.", self.path, error)
-                warned = True
+                while record:
+                    record = record[os.write(self._descriptor, record) :]
+            except OSError:
+                self._cut_off(start)
+                raise
+
+    def _cut_off(self, start: int) -> None:
+        """Remove what there is of a record that could not be written: half of one would hide those that follow."""
+        try:
+            os.ftruncate(self._descriptor, start)
+        except OSError as error:
+            self._broken = error
 
 
 def read_journal(path: Path, features: Features) -> tuple[EpisodeRows, bool]:

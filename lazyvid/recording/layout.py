@@ -31,9 +31,12 @@ from lazyvid.recording.manifest import MANIFEST, RecordingSpec, RecordingState, 
 from lazyvid.recording.mp4 import sync
 from lazyvid.recording.rows import EPISODE_COLUMNS, columns_of, episode_row, frame_columns, frame_rows
 from lazyvid.recording.rules import FrameRules
+from lazyvid.storage.local import make_folders, sync_folder
 
 FRAMES, EPISODES = "frames.lance", "episodes.lance"
 _COMPACT_EVERY = 100
+_DIGITS_DOWN = 20
+_ASIDE = ".unread"
 _MOST_ROWS = 1 << 40
 
 
@@ -112,8 +115,10 @@ class RecordingLayout:
             )
         state = RecordingState(spec)
         try:
-            root.mkdir(parents=True, exist_ok=True)
+            changed = make_folders(root)
             write_manifest(root, state)
+            for folder in changed:
+                sync_folder(folder)
         except OSError as error:
             raise RecordingError(f"Cannot make a recording in {root}: {error}. Check the folder.") from error
         return state
@@ -126,15 +131,11 @@ class RecordingLayout:
         """
         state = read_manifest(root)
         for name, count in ((FRAMES, state.total_frames), (EPISODES, state.total_episodes)):
-            found = _count(root / name)
-            if found > count:
-                _delete_from(root / name, state.total_episodes)
-                found = _count(root / name)
-            if found != count:
-                raise RecordingError(
-                    f"Expected {count} rows in {root / name}, as {MANIFEST} says, found {found}: the recording is "
-                    "damaged. Its videos are whole; restore the table from a copy."
-                )
+            try:
+                _cut_to(root / name, count, state.total_episodes)
+            except RecordingError:
+                if not _go_back(root / name, count):
+                    raise
         return state
 
     def video_path(self, root: Path, episode: int, camera: str) -> Path:
@@ -206,11 +207,12 @@ class RecordingLayout:
 
 def _place(video: EpisodeVideo, target: Path) -> None:
     """The MP4 at its place, then its sidecar: who sees the sidecar finds the video."""
-    target.parent.mkdir(parents=True, exist_ok=True)
+    changed = make_folders(target.parent)
+    sync(str(video.path))  # one that a recovery finds whole may be in the system's memory alone
     if video.path != target:
         os.replace(video.path, target)
-        with contextlib.suppress(OSError):
-            sync(str(target.parent))
+    for folder in (str(target.parent), *changed):
+        sync_folder(folder)
     video.index.save(target)
 
 
@@ -232,8 +234,9 @@ if action == "append":
     lance.write_dataset(pyarrow.ipc.open_stream(sys.stdin.buffer).read_all(), folder, mode="append")
 elif action == "delete":
     lance.dataset(folder).delete(condition)
-else:
+elif action == "compact":
     lance.dataset(folder).optimize.compact_files()
+else:
     lance.dataset(folder).cleanup_old_versions(datetime.timedelta(0), delete_unverified=True)
 """
 _DEADLINE_S = 120.0
@@ -241,40 +244,111 @@ _DEADLINE_S = 120.0
 
 def _append(table: Any, folder: Path) -> None:
     """Add rows to a table, which begins with the first ones."""
-    if not _is_table(folder):
-        with _translated("write", folder):
-            lance_process.write_dataset(table, folder)
-    elif not lance_process.safe_in_process():
-        _in_subprocess("append", folder, table=table)
-    else:
-        import lance
+    with _brought_to_disk(folder):
+        if not _is_table(folder):
+            with _translated("write", folder):
+                lance_process.write_dataset(table, folder)
+        elif not lance_process.safe_in_process():
+            _in_subprocess("append", folder, table=table)
+        else:
+            import lance
 
-        with _translated("write", folder):
-            lance.write_dataset(table, str(folder), mode="append")
+            with _translated("write", folder):
+                lance.write_dataset(table, str(folder), mode="append")
 
 
 def _delete_from(folder: Path, episode: int) -> None:
     """Remove the rows of this episode and of later ones."""
     condition = f"episode_index >= {episode}"
-    if not lance_process.safe_in_process():
-        _in_subprocess("delete", folder, condition=condition)
-    else:
-        import lance
+    with _brought_to_disk(folder):
+        if not lance_process.safe_in_process():
+            _in_subprocess("delete", folder, condition=condition)
+        else:
+            import lance
 
-        with _translated("write", folder):
-            lance.dataset(str(folder)).delete(condition)
+            with _translated("write", folder):
+                lance.dataset(str(folder)).delete(condition)
 
 
 def _compact(folder: Path) -> None:
-    """Make a table one fragment, without old versions."""
+    """Make a table one fragment, without old versions: those go when the new one is on the disk."""
     if not lance_process.safe_in_process():
-        _in_subprocess("compact", folder)
+        with _brought_to_disk(folder):
+            _in_subprocess("compact", folder)
+        _in_subprocess("clean", folder)
     else:
         import lance
 
-        with _translated("write", folder):
+        with _brought_to_disk(folder), _translated("write", folder):
             lance.dataset(str(folder)).optimize.compact_files()
+        with _translated("write", folder):
             lance.dataset(str(folder)).cleanup_old_versions(datetime.timedelta(0), delete_unverified=True)
+
+
+@contextlib.contextmanager
+def _brought_to_disk(folder: Path) -> Iterator[None]:
+    """Bring to the disk what is written into a table inside the block: Lance does not do so itself."""
+    before = _facts(folder)
+    yield
+    changed = [path for path, facts in _facts(folder).items() if before.get(path) != facts]
+    for path in sorted(changed, key=lambda path: path.suffix == ".manifest"):
+        sync(str(path))
+    for path in sorted({path.parent for path in changed} | {folder}, reverse=True):
+        sync_folder(path)
+    if not before:
+        sync_folder(folder.parent)
+
+
+def _facts(folder: Path) -> dict[Path, tuple[int, int, int]]:
+    """By path, what changes with each of a table's files."""
+    facts = {path: path.stat() for path in folder.rglob("*") if path.is_file()}
+    return {path: (found.st_ino, found.st_size, found.st_mtime_ns) for path, found in facts.items()}
+
+
+def _cut_to(folder: Path, count: int, episodes: int) -> None:
+    """Remove rows that the manifest does not count.
+
+    Raises:
+        RecordingError: if there are fewer rows than it counts, or the table cannot be read.
+    """
+    found = _count(folder)
+    if found > count:
+        _delete_from(folder, episodes)
+        found = _count(folder)
+    if found != count:
+        raise RecordingError(
+            f"Expected {count} rows in {folder}, as {MANIFEST} says, found {found}: the recording is damaged. Its "
+            "videos are whole; restore the table from a copy."
+        )
+
+
+def _go_back(folder: Path, count: int) -> bool:
+    """Make a table its newest version that can be read and has so many rows; False where none is such a one.
+
+    A loss of power may leave names of a version that was being written, and not what is in the files.
+    """
+    aside = []
+    for manifest in _manifests(folder):
+        aside.append((manifest, manifest.with_name(manifest.name + _ASIDE)))
+        os.rename(*aside[-1])
+        with contextlib.suppress(RecordingError):
+            if _count(folder) == count:
+                for _, unread in aside:
+                    unread.unlink()
+                return True
+    for manifest, unread in aside:
+        os.rename(unread, manifest)
+    return False
+
+
+def _manifests(folder: Path) -> list[Path]:
+    """The manifests of a table's versions, the newest first; Lance counts down in names of 20 digits."""
+
+    def version(path: Path) -> int:
+        return -int(path.stem) if len(path.stem) == _DIGITS_DOWN else int(path.stem)
+
+    found = [path for path in (folder / "_versions").glob("*.manifest") if path.stem.isdigit()]
+    return sorted(found, key=version, reverse=True)
 
 
 def _count(folder: Path) -> int:
@@ -298,9 +372,13 @@ def _translated(action: str, folder: Path) -> Iterator[None]:
         yield
     except Exception as error:
         message = f"Cannot {action} the table {folder}: {lance_helper.describe(error)}."
-        if "No space left" in str(error):
-            raise RecordingDiskFullError(f"{message} Free some space, then finish it with recover().") from error
-        raise RecordingError(message) from error
+        raise _table_error(message) from error
+
+
+def _table_error(message: str) -> RecordingError:
+    if "No space left" in message or "quota exceeded" in message:
+        return RecordingDiskFullError(f"{message} Free some space, then finish it with recover().")
+    return RecordingError(message)
 
 
 def _in_subprocess(action: str, folder: Path, *, condition: str = "", table: Any = None) -> None:
@@ -312,6 +390,6 @@ def _in_subprocess(action: str, folder: Path, *, condition: str = "", table: Any
         subprocess.run(command, input=payload, env=environment, capture_output=True, check=True, timeout=_DEADLINE_S)
     except subprocess.CalledProcessError as error:
         said = error.stderr.decode(errors="replace").strip().rpartition("\n")[2]
-        raise RecordingError(f"Cannot {action} rows of the table {folder}: {said[:300]}") from error
+        raise _table_error(f"Cannot {action} rows of the table {folder}: {said[:300]}") from error
     except (OSError, subprocess.TimeoutExpired) as error:
         raise RecordingError(f"Cannot {action} rows of the table {folder} in a helper process: {error}.") from error

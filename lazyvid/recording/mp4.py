@@ -144,15 +144,22 @@ class Mp4File:
             yield
         except (av.FFmpegError, OSError) as error:
             if isinstance(error, OSError) and error.errno in _FULL:
-                raise RecordingDiskFullError(
-                    f"Cannot {action} {self.path}: the disk is full. What was recorded so far is kept there and can be "
-                    "played. Free some space, or set spool_dir to a folder on another disk."
-                ) from error
+                raise disk_error(action, self.path, error) from error
             if action == "open" or isinstance(error, PermissionError | FileNotFoundError):
                 raise RecordingError(
                     f"Cannot {action} {self.path}: {error}. Check the folder, or set spool_dir."
                 ) from error
             raise EncoderFailedError(f"Cannot {action} {self.path}: {self._spec} failed: {error}.") from error
+
+
+def disk_error(action: str, path: str, error: OSError) -> RecordingError:
+    """What a file that is being written is raised with when the disk does not take it."""
+    if error.errno in _FULL:
+        return RecordingDiskFullError(
+            f"Cannot {action} {path}: the disk is full. What was recorded so far is kept there and can be played. Free "
+            "some space, or set spool_dir to a folder on another disk."
+        )
+    return EncoderFailedError(f"Cannot {action} {path}: {error}. What was recorded may not be on the disk: check it.")
 
 
 def _add_stream(container: OutputContainer, spec: StreamSpec) -> VideoStream:

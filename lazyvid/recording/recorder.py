@@ -233,7 +233,7 @@ class Recorder:
             QueueFullError: with `on_full="raise"`, if an encoder does not keep up. As above.
             EncoderFailedError: if an encoder failed: the episode cannot be saved.
             RecordingDiskFullError: if the disk is full; `recover` finishes what is there.
-            RecordingError: if the recorder was finalized.
+            RecordingError: if the row cannot be written for another reason, or the recorder was finalized.
         """
         self._check_open("add a frame")
         try:
@@ -251,7 +251,8 @@ class Recorder:
                 there is of the episode is kept: `recover` lays it down, `clear_episode_buffer` gives it up.
             EncoderStalledError: if an encoder does not end.
             RecordingDiskFullError: if the disk is full.
-            RecordingError: if the recorder was finalized, or an episode before failed.
+            RecordingError: if the disk does not take rows, sidecars or the manifest for another reason, the recorder
+                was finalized, or an episode before failed.
         """
         self._check_open("save an episode")
         episode = self._episode

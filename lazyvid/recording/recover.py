@@ -36,6 +36,7 @@ from lazyvid.recording.images import frame_path
 from lazyvid.recording.journal import read_journal
 from lazyvid.recording.layout import Layout, RecordingLayout
 from lazyvid.recording.manifest import RecordingSpec
+from lazyvid.recording.places import disk_failures
 from lazyvid.recording.repair import repair
 from lazyvid.recording.spool import RootLock, Spool
 from lazyvid.recording.times import CAPTURE_TIME_BASE
@@ -187,7 +188,8 @@ def recover_root(place: Spool, layout: Layout) -> list[RecoveredEpisode]:
             found = _Leftovers(place, layout, state.spec, number, state.total_episodes)
             episode, entry = found.episode(), found.entry
             if episode is not None:
-                state = layout.add(place.root, state, episode)
+                with disk_failures(f"lay episode {episode.number} down in {place.root}"):
+                    state = layout.add(place.root, state, episode)
             report.append(entry)
         shutil.rmtree(place.unfinished(number), ignore_errors=True)
         remove_images(place.root, state.spec.features.videos, number)

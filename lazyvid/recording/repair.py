@@ -5,7 +5,6 @@ Used by `recover.py`. Every frame of a whole fragment is kept, at its time.
 
 from __future__ import annotations
 
-import contextlib
 import io
 import os
 import secrets
@@ -21,7 +20,7 @@ import numpy as np
 from lazyvid.errors import NotAVideoError, RecordingError, TruncatedVideoError
 from lazyvid.index.probe import build_index
 from lazyvid.recording.mp4 import ORIGIN_TAG, sync
-from lazyvid.storage.local import TEMPORARY_PREFIX
+from lazyvid.storage.local import TEMPORARY_PREFIX, sync_folder
 
 _OPTIONS = {"movflags": "use_metadata_tags", "movie_timescale": "1000000"}
 _SMALL, _LARGE = struct.Struct(">I4s"), struct.Struct(">Q")
@@ -110,8 +109,7 @@ def repair(path: Path) -> bool:
         _check(target, times, path)
         sync(str(target))
         os.replace(target, path)
-        with contextlib.suppress(OSError):
-            sync(str(path.parent))
+        sync_folder(path.parent)
     except (av.FFmpegError, OSError, ValueError) as error:
         if isinstance(error, RecordingError):
             raise

@@ -32,7 +32,7 @@ class RunningEpisode:
         spec: What is recorded.
         cameras: What takes its pictures.
         rules: How its videos' frames and its rows go together.
-        durable_s: Seconds between two fsyncs of its journal.
+        durable_s: What of its rows a loss of power may cost, in seconds.
     """
 
     def __init__(
@@ -130,7 +130,8 @@ class RunningEpisode:
             self._folder.mkdir(parents=True)
         except OSError as error:
             raise RecordingError(f"Cannot make the folder {self._folder} of the episode: {error}.") from error
-        journal = Journal(self._folder / JOURNAL, durable_s=self._durable_s)
+        above = [self._folder.parent, self._folder.parent.parent]  # to the recording's own, which is on the disk
+        journal = Journal(self._folder / JOURNAL, durable_s=self._durable_s, names_in=above)
         try:
             self._cameras.begin(self.number, self._folder, origin=None if self._rules.on_grid else _earliest(frame))
         except BaseException:

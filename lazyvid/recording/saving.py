@@ -10,6 +10,7 @@ import shutil
 from lazyvid.recording.capture import Cameras, make_episode
 from lazyvid.recording.layout import Layout
 from lazyvid.recording.manifest import RecordingMeta, RecordingState
+from lazyvid.recording.places import disk_failures
 from lazyvid.recording.running import RunningEpisode
 from lazyvid.recording.spool import Spool
 from lazyvid.recording.upload import Uploader
@@ -70,7 +71,8 @@ class SavedEpisodes:
             files = self._cameras.files(saved.number, saved.rows.untimed() if on_grid else saved.rows)
             strict = not saved.has_strays
             episode = make_episode(self.state.spec, saved.number, saved.rows, files, strict=strict, on_grid=on_grid)
-            self.state = self._layout.add(self._place.root, self.state, episode)
+            with disk_failures(f"lay episode {saved.number} down in {self._place.root}"):
+                self.state = self._layout.add(self._place.root, self.state, episode)
             del self._waiting[0]
             shutil.rmtree(self._place.unfinished(saved.number), ignore_errors=True)
             self._cameras.clean(saved.number)

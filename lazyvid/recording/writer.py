@@ -21,12 +21,12 @@ from lazyvid.index.frame_index import FrameIndex
 from lazyvid.index.probe import build_index
 from lazyvid.index.sidecar import write_sidecar as write_index
 from lazyvid.recording.codecs import check_pix_fmt, codec_options, encoder_name
-from lazyvid.recording.mp4 import ORIGIN_TAG, Mp4File, StreamSpec, sync
+from lazyvid.recording.mp4 import ORIGIN_TAG, Mp4File, StreamSpec
 from lazyvid.recording.pictures import FrameLike, PictureMaker
 from lazyvid.recording.spool import own_spool_folder
 from lazyvid.recording.times import CaptureTimes, GridTimes, exact_rate
 from lazyvid.storage import ObjectMeta, ObjectStore, basename, display_uri, is_local, parent_uri
-from lazyvid.storage.local import TEMPORARY_PREFIX
+from lazyvid.storage.local import TEMPORARY_PREFIX, make_folders, sync_folder
 
 _OTHER_CONTAINERS = (".avi", ".m2ts", ".mkv", ".ts", ".webm")
 
@@ -237,7 +237,8 @@ class VideoWriter:
         if folder is None:
             folder = parent_uri(self._uri) if is_local(self._uri) else str(own_spool_folder())
         try:
-            Path(folder).mkdir(parents=True, exist_ok=True)
+            for changed in make_folders(folder):
+                sync_folder(changed)
         except OSError as error:
             raise RecordingError(f"Cannot make the folder {folder} of the recording: {error}.") from error
         name = basename(self._uri)[-100:]
@@ -294,12 +295,11 @@ def _moved(path: str, target: str) -> bool:
     """Whether the file could be renamed to its target, which another disk or a folder of that name forbids."""
     try:
         os.replace(path, target)
+        sync_folder(Path(target).parent)
     except OSError as error:
         if error.errno in (errno.EXDEV, errno.EISDIR, errno.ENOENT):
             return False
         raise RecordingError(f"Cannot move the finished video {path} to {target}: {error}.") from error
-    with contextlib.suppress(OSError):
-        sync(str(Path(target).parent))
     return True
 
 

@@ -31,6 +31,8 @@ TEMPORARY_PREFIX = ".lazyvid-tmp-"
 _BLOCK = 1 << 20
 _AHEAD = 128 << 10
 """Linux reads no more ahead at a time, however much it is told of."""
+# What file systems say that cannot sync a folder, or one that may not be read or is gone.
+_NO_SYNC = (errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.EACCES, errno.EPERM, errno.ENOENT)
 
 
 @contextlib.contextmanager
@@ -174,10 +176,11 @@ class AtomicFile:
         self.folder = os.path.dirname(path) or "."
         self.temporary = os.path.join(self.folder, TEMPORARY_PREFIX + secrets.token_hex(8))
         self.descriptor = -1
+        self._changed: list[str] = []
 
     def __enter__(self) -> int:
         """Make the folders and the temporary file."""
-        os.makedirs(self.folder, exist_ok=True)
+        self._changed = make_folders(self.folder)
         if os.path.isdir(self.path):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), self.path)
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
@@ -190,21 +193,45 @@ class AtomicFile:
             if kind is None:
                 os.fsync(self.descriptor)
                 os.replace(self.temporary, self.path)
-                _sync_folder(self.folder)
+                # Last, when there is little left to do for the disk: the names of folders that were made.
+                for folder in (self.folder, *self._changed):
+                    sync_folder(folder)
         finally:
             os.close(self.descriptor)
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self.temporary)
 
 
-def _sync_folder(folder: str) -> None:
-    """Make a rename survive a power cut, where the file system allows it."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+def make_folders(folder: str | os.PathLike[str]) -> list[str]:
+    """Make a folder and those above it that are not there.
+
+    Returns:
+        The folders that have new names in them, from the bottom up; `sync_folder` brings those to the disk.
+    """
+    changed, above = [], os.fspath(folder)
+    while not os.path.isdir(above):
+        above = os.path.dirname(above) or "."
+        changed.append(above)
+    if changed:
+        os.makedirs(folder, exist_ok=True)
+    return changed
+
+
+def sync_folder(folder: str | os.PathLike[str]) -> None:
+    """Make the names in a folder survive a loss of power, where the file system allows it.
+
+    Raises:
+        OSError: if the disk does not take it.
+    """
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_SYNC:
+            raise
 
 
 def write_all(descriptor: int, data: bytes | bytearray | memoryview, *, at: int) -> None:

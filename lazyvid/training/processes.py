@@ -84,6 +84,8 @@ class WorkerProcesses:
         self._loader: DataLoader[Any] | None = None
         self._batches: Iterator[Any] | None = None
         self._processes: list[BaseProcess] = []
+        self._ending: list[BaseProcess] = []
+        """Those that are being ended: their deaths are no news."""
         self._pid = os.getpid()
         self._measured = False
         self._starts = False
@@ -92,7 +94,7 @@ class WorkerProcesses:
 
     def employs(self, pid: int) -> bool:
         """Whether a process is one of the workers; while they are started it may be."""
-        return self._starts or any(process.pid == pid for process in self._processes)
+        return self._starts or any(process.pid == pid for process in (*self._processes, *self._ending))
 
     def read(self, orders: Iterable[BatchOrder]) -> Iterator[Any]:
         """The batches, in the order of their orders.
@@ -128,6 +130,7 @@ class WorkerProcesses:
         """End the workers, at once; the next `read` starts new ones. Does nothing in a forked child."""
         kept = self._loader, self._batches
         processes, batches = self._processes, self._batches
+        self._ending = processes
         self._loader, self._batches, self._processes = None, None, []
         if self._pid != os.getpid():
             # They are the parent's: to collect their iterator here would tell them to end.
@@ -138,13 +141,14 @@ class WorkerProcesses:
         # call for it. It also forgets their pids, so that the kill below does not look like a failure to it.
         end: Callable[[], None] = getattr(batches, "_shutdown_workers", lambda: None)
         try:
-            if processes and not _ends_in_time(end, news=len(processes)):
+            if processes and not _ends_in_time(end):
                 _forget_queues(batches)
         finally:
             for process in processes:
                 process.kill()
         for process in processes:
             process.join(_JOIN_S)
+        self._ending = []
         shared_memory.remove_left_by(process.pid for process in processes if process.pid is not None)
 
     # -- one batch ----------------------------------------------------------------------------------------------------
@@ -303,13 +307,8 @@ def _workers_of(batches: Any) -> list[BaseProcess]:
     return list(batches._workers)
 
 
-def _ends_in_time(end: Callable[[], None], *, news: int) -> bool:
-    """Call torch's `end` in a thread: it waits without limit for locks that an interrupt or a killed worker left taken.
-
-    Args:
-        end: Ends the workers.
-        news: How many of them may die meanwhile: torch raises the news of it in the main thread.
-    """
+def _ends_in_time(end: Callable[[], None]) -> bool:
+    """Call torch's `end` in a thread, as it may wait for ever: for locks that an interrupt or a killed worker left."""
     # A queue in C: what is raised by a signal leaves none of its locks taken, and no thread taken for ended.
     ended: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
 
@@ -327,11 +326,6 @@ def _ends_in_time(end: Callable[[], None], *, news: int) -> bool:
         try:
             failure = ended.get(timeout=min(_LOOK_UP_S, left))
         except queue.Empty:
-            continue
-        except RuntimeError:
-            news -= 1
-            if news < 0:
-                raise
             continue
         if failure is not None:
             raise failure

@@ -1,4 +1,4 @@
-"""What the chaos tests share: their seed, how many cases they run, and the law that nothing is left behind.
+"""What the chaos tests share: how many cases they run, and the law that nothing is left behind.
 
 Every draw comes from `LAZYVID_CHAOS_SEED` (0 by default, so that a run can be repeated; `make chaos` draws
 one and prints it). `LAZYVID_CHAOS_SCALE` multiplies the numbers of cases of the long runs.
@@ -12,19 +12,16 @@ import gc
 import multiprocessing
 import multiprocessing.util
 import os
-import random
 import shutil
 import tempfile
 import threading
 import time
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import damaged
 import pytest
 from children import NAME, Child
-from sizes import SEED
 
 _GRACE_S = 60.0
 _LONGEST = 40
@@ -66,14 +63,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 needless.append(item)
     items[:] = [item for item in items if item not in needless]
     config.hook.pytest_deselected(items=needless)
-
-
-@pytest.fixture
-def rng(request: pytest.FixtureRequest, record_property: pytest.RecordProperty) -> random.Random:
-    """Draws of this test alone: they follow from the seed and the test's name."""
-    record_property("chaos_seed", SEED)
-    print(f"LAZYVID_CHAOS_SEED={SEED}")  # noqa: T201 - pytest shows it where the test fails
-    return random.Random(SEED ^ zlib.crc32(request.node.name.encode()))
 
 
 @contextlib.contextmanager

@@ -8,9 +8,6 @@ from typing import Any
 
 import pytest
 
-SEED = int(os.environ.get("LAZYVID_CHAOS_SEED", "0"))
-"""Where every draw comes from."""
-
 _SCALE = float(os.environ.get("LAZYVID_CHAOS_SCALE", "1"))
 
 

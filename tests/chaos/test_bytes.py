@@ -11,10 +11,11 @@ from typing import Any
 import damaged
 import hypothesis
 import pytest
+from chances import SEED
 from children import Child, run_all
 from damaged import FORMATS, boxes, draw, header_of, spoil, with_the_index, without_an_index
 from hypothesis import strategies as st
-from sizes import SEED, also_in_chaos, counts
+from sizes import also_in_chaos, counts
 
 from lazyvid import LazyVideo
 from lazyvid.errors import LazyVidError

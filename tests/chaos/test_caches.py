@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 import torch
+from chances import need_namespaces
 from children import wait_until
 from sizes import also_in_chaos, counts
 
@@ -156,8 +157,7 @@ print(sorted(os.listdir(sys.argv[1])))
 def test_a_disk_that_is_full_or_cannot_be_written(options: str, filled: FaultServer, tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
-    if subprocess.run(["unshare", "-rm", "true"], check=False, capture_output=True).returncode:
-        pytest.skip("needs user namespaces to mount a small disk")
+    need_namespaces()
     pickled = pickle.dumps(videos_of(filled, SegmentCache(disk))).hex()
     script = f'mount -t tmpfs -o {options} tmpfs "$1" && exec "$2" -c "$3" "$1" . "$4"'
     paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])

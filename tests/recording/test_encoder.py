@@ -21,6 +21,7 @@ import av
 import numpy as np
 import pytest
 import torch
+from chances import need_namespaces
 
 from lazyvid.errors import (
     CameraFormatChangedError,
@@ -716,12 +717,10 @@ print(json.dumps([errors, durable, said, str(encoder.finished_videos["b"][0])]))
 """
 
 
-@pytest.mark.skipif(shutil.which("unshare") is None, reason="needs unshare")
 def test_a_full_disk_ends_one_camera_and_keeps_what_it_has(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
-    if subprocess.run(["unshare", "-rm", "true"], check=False, capture_output=True).returncode:
-        pytest.skip("needs user namespaces")
+    need_namespaces()
     script = 'mount -t tmpfs -o size=200k tmpfs "$1" && exec "$2" -c "$3" "$1" "$4" "$5"'
     done = subprocess.run(
         ["unshare", "-rm", "sh", "-c", script, "sh", disk, sys.executable, DISK_FULL, tmp_path, tmp_path / "kept.mp4"],
@@ -760,14 +759,13 @@ for episode in range(1000):
 """
 
 
-def kill_recorder(folder: Path, seed: int, *settings: str) -> int:
+def kill_recorder(folder: Path, rng: random.Random, *settings: str) -> int:
     """Kill a recorder at a random moment; frames must be there as promised. The number of frames promised."""
-    chance = random.Random(seed)
     command = [sys.executable, "-c", RECORDER, str(folder), *settings]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as child:
         assert child.stdout is not None
         first = child.stdout.readline()
-        timer = threading.Timer(chance.uniform(0.0, 1.2), child.send_signal, [signal.SIGKILL])
+        timer = threading.Timer(rng.uniform(0.0, 1.2), child.send_signal, [signal.SIGKILL])
         timer.start()
         lines = [first, *child.stdout]
         timer.join()
@@ -791,9 +789,9 @@ def kill_recorder(folder: Path, seed: int, *settings: str) -> int:
     return sum(promised.values())
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_a_killed_recorder_leaves_what_it_promised(tmp_path: Path, seed: int) -> None:
-    kill_recorder(tmp_path, seed, "h264", "4", "ultrafast")
+@pytest.mark.parametrize("turn", range(3))
+def test_a_killed_recorder_leaves_what_it_promised(tmp_path: Path, turn: int, rng: random.Random) -> None:
+    kill_recorder(tmp_path, rng, "h264", "4", "ultrafast")
 
 
 @pytest.mark.slow
@@ -802,9 +800,9 @@ def test_a_killed_recorder_leaves_what_it_promised(tmp_path: Path, seed: int) ->
     "settings", [("h264", "2", "ultrafast"), ("h264", "30", "medium"), ("libsvtav1", "2", "12")], ids=str
 )
 def test_a_recorder_killed_at_twenty_moments_leaves_what_it_promised(
-    tmp_path: Path, settings: tuple[str, str, str]
+    tmp_path: Path, settings: tuple[str, str, str], rng: random.Random
 ) -> None:
-    promised = [kill_recorder(tmp_path / str(seed), seed, *settings) for seed in range(20)]
+    promised = [kill_recorder(tmp_path / str(turn), rng, *settings) for turn in range(20)]
     assert max(promised) > 0
 
 

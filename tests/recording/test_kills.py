@@ -3,35 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
-from episode_samples import CAMERAS, add, check_row, check_video, frame, make
+from episode_samples import add, frame, make
 from moments import KeptFile, Moment, Moments, contents_after, kept_mp4
+from promises import Promise, check_moment, sample
 
 from lazyvid.errors import RecordingError, TruncatedVideoError
 from lazyvid.recording import VideoWriter
 from lazyvid.recording.fragments import GrowingMp4
-from lazyvid.recording.layout import RecordingLayout
-from lazyvid.recording.manifest import MANIFEST, read_manifest
 from lazyvid.recording.recorder import Recorder
 from lazyvid.recording.recover import recover
 from lazyvid.testing import painted_frame, read_frame_number
 from lazyvid.video import LazyVideo
 
-T = TypeVar("T")
 FRAMES = 40
 CHAOS = [pytest.mark.slow, pytest.mark.chaos]
-
-
-def sample(moments: Sequence[T], most: int | None) -> list[T]:
-    """So many of them, evenly spread, the last one among them; None takes all."""
-    if most is None or most >= len(moments):
-        return list(moments)
-    return [moments[(k + 1) * len(moments) // most - 1] for k in range(most)]
 
 
 # -- a file -----------------------------------------------------------------------------------------------------------
@@ -102,8 +93,6 @@ def check_recovered_file(path: Path, promise: int) -> int:
 # -- a recording ------------------------------------------------------------------------------------------------------
 
 LENGTHS = (7, 5)
-Promise = tuple[int, int]
-"""Episodes that were acknowledged, and frames of each camera of the one behind them that are durable."""
 
 
 def recorded(root: Path, **options: Any) -> list[Moment[Promise]]:
@@ -167,45 +156,4 @@ def test_a_kill_at_every_write_of_a_recording(tmp_path: Path, way: str, most: in
     assert len(moments) > 40
     unreadable = 0.1 if options.get("vcodec") == "libsvtav1" else 0.0  # at this size it paints a cell over now and then
     for moment in sample(moments, most):
-        try:
-            check_moment(moment, tmp_path / "killed", unreadable=unreadable)
-        except BaseException as error:
-            error.add_note(f"killed after: {moment.step}; promised: {moment.promise}")
-            raise
-
-
-def check_moment(moment: Moment[Promise], root: Path, *, unreadable: float) -> None:
-    """What was promised is there, what is there is exact, and it can be recorded on."""
-    acknowledged, durable = moment.promise
-    moment.lay_down(root)
-    if not (root / MANIFEST).exists():  # before the recording was there at all
-        assert moment.promise == (0, 0)
-        return
-    whole = read_manifest(root).total_episodes
-    assert whole >= acknowledged - _waiting(root)
-    for episode in range(whole):
-        for camera in CAMERAS:
-            LazyVideo(RecordingLayout().video_path(root, episode, camera), on_missing_index="raise")
-    recover(root)
-    total = read_manifest(root).total_episodes
-    assert total >= acknowledged
-    table = RecordingLayout().frames(root).to_pylist() if total else []
-    assert {row["episode_index"] for row in table} == set(range(total))
-    for episode in range(total):
-        rows = [row for row in table if row["episode_index"] == episode]
-        assert [row["frame_index"] for row in rows] == list(range(len(rows)))
-        assert len(rows) >= ((*LENGTHS, 2)[episode] if episode < acknowledged else durable)
-        for row in rows:
-            check_row(row)
-        for camera in CAMERAS:
-            path = RecordingLayout().video_path(root, episode, camera)
-            if path.exists() or episode < acknowledged:
-                check_video(LazyVideo(path, on_missing_index="raise"), rows, camera, unreadable=unreadable)
-    assert total > acknowledged or durable == 0
-    assert not (root / ".unfinished").exists()
-    assert not recover(root).changed
-
-
-def _waiting(root: Path) -> int:
-    """Episodes that were saved and wait to be encoded."""
-    return len(list((root / ".unfinished").glob("*"))) if (root / "images").exists() else 0
+        check_moment(moment, tmp_path / "killed", lengths=(*LENGTHS, 2), unreadable=unreadable)

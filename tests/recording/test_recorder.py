@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import itertools
 import os
 import sys
@@ -36,7 +35,6 @@ from episode_samples import (
 )  # fmt: skip
 
 from lazyvid.errors import CameraFormatChangedError, EncoderFailedError, RecordingError, StoreError
-from lazyvid.recording.journal import Journal
 from lazyvid.recording.layout import RecordingLayout, UploadPlan
 from lazyvid.recording.manifest import MANIFEST, read_manifest
 from lazyvid.recording.recorder import Recorder, VideoEncodingManager
@@ -538,28 +536,6 @@ def test_an_episode_given_up_leaves_no_images_even_where_one_could_not_be_writte
         recorder.clear_episode_buffer()
         monkeypatch.undo()
     assert "images" not in names(tmp_path)
-
-
-def test_the_journal_goes_on_after_an_fsync_that_failed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    asked = []
-    fsync = os.fsync
-
-    def failing(descriptor: int) -> None:
-        asked.append(descriptor)
-        if len(asked) <= 2:
-            raise OSError(errno.EIO, "the disk is away")
-        fsync(descriptor)
-
-    monkeypatch.setattr(os, "fsync", failing)
-    journal = Journal(tmp_path / "journal", durable_s=0.01)
-    end = time.monotonic() + 60
-    while len(asked) < 4:
-        assert time.monotonic() < end, asked
-        time.sleep(0.01)
-    journal.close()
-    assert [record.message.endswith("the disk is away.") for record in caplog.records] == [True]
 
 
 @pytest.mark.parametrize("recording", ["there already", "that cannot be sent"])

@@ -53,7 +53,7 @@ while True:
 
 def killed(root: str | Path, *, rows: int, after_s: float = 0.0, at: str = "", **options: Any) -> list[str]:
     """What a recorder said until it was killed: some time after it began, or after a line that matches `at`."""
-    command = [sys.executable, "-c", CHILD, str(Path(__file__).parent), str(root), str(rows), repr(options)]
+    command = [sys.executable, "-c", CHILD, str(Path(__file__).parents[1]), str(root), str(rows), repr(options)]
     package = str(Path(__file__).resolve().parents[2])
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([package, *filter(None, sys.path)])}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as child:
@@ -148,22 +148,21 @@ def record_on(root: Path, said: list[str]) -> None:
 
 @pytest.mark.slow
 @pytest.mark.chaos
-@pytest.mark.parametrize("seed", range(20))
-def test_killed_at_random_moments(tmp_path: Path, seed: int) -> None:
-    moment = random.Random(seed)
-    options = [{}, {"vcodec": "libsvtav1", "preset": 12, "crf": 10}, {"preset": "medium", "g": 30}][seed % 3]
-    how: dict[str, Any] = {"after_s": moment.uniform(0.0, 4.0)}
-    if seed % 2 == 0:
-        how = {"at": f"saving {seed % 3}", "after_s": moment.uniform(0.0, 0.2)}
-    kill_and_check(tmp_path / f"run{seed}", rows=moment.choice([10, 40, 90]), **how, **options)
+@pytest.mark.parametrize("turn", range(20))
+def test_killed_at_random_moments(tmp_path: Path, turn: int, rng: random.Random) -> None:
+    options = [{}, {"vcodec": "libsvtav1", "preset": 12, "crf": 10}, {"preset": "medium", "g": 30}][turn % 3]
+    how: dict[str, Any] = {"after_s": rng.uniform(0.0, 4.0)}
+    if turn % 2 == 0:
+        how = {"at": f"saving {turn % 3}", "after_s": rng.uniform(0.0, 0.2)}
+    kill_and_check(tmp_path / f"run{turn}", rows=rng.choice([10, 40, 90]), **how, **options)
 
 
 @pytest.mark.slow
 @pytest.mark.chaos
-@pytest.mark.parametrize("seed", range(4))
-def test_images_first_killed_at_random_moments(tmp_path: Path, seed: int) -> None:
-    options = {"streaming_encoding": False, "batch_encoding_size": 1 + seed % 3}
-    kill_and_check(tmp_path / f"run{seed}", rows=15, after_s=random.Random(seed).uniform(0.5, 3.0), **options)
+@pytest.mark.parametrize("turn", range(4))
+def test_images_first_killed_at_random_moments(tmp_path: Path, turn: int, rng: random.Random) -> None:
+    options = {"streaming_encoding": False, "batch_encoding_size": 1 + turn % 3}
+    kill_and_check(tmp_path / f"run{turn}", rows=15, after_s=rng.uniform(0.5, 3.0), **options)
 
 
 # -- a kill between any two steps -------------------------------------------------------------------------------------
