@@ -230,7 +230,7 @@ def test_epochs_under_attack(
     after = Used.now()
     print(way, dict(ends), dict(nemesis.done), len(workers), before, after)  # noqa: T201 - shown by -rP
     assert not [text for text in dropped if "DataLoader worker" not in text]
-    assert after.descriptors <= before.descriptors + 24
+    assert after.descriptors <= before.descriptors + 12
     assert after.resident_mb <= before.resident_mb + MEMORY_MB
 
 
