@@ -18,11 +18,15 @@ from lazyvid.decoding.plan import in_batches, plan_runs
 from lazyvid.decoding.pool import DecoderPool, default_pool
 from lazyvid.decoding.targets import ReadRequest, Target, targets_of
 from lazyvid.errors import TruncatedVideoError
+from lazyvid.memory import blaming_memory_first
 from lazyvid.stats import count
 from lazyvid.storage import display_uri
 
 _BATCH_BYTES = 128 << 20
 """Encoded bytes fetched at once; a larger request is read and decoded in several batches, of which two are held."""
+
+_PICTURES = 16
+"""The most that a decoder of H.264 or HEVC holds at once, each of up to two bytes a pixel."""
 
 
 class PendingFrames:
@@ -43,10 +47,13 @@ class PendingFrames:
         Raises:
             StoreError: if an object cannot be read, or is no longer the one that was pinned.
             VideoError: if bytes are damaged, or a frame does not come out of the decoder.
+            MemoryError: if this process has no memory left for it.
         """
-        _read_packets(self._fed, self._batches, self._pool)
-        for target in self._sequential:
-            _read_sequentially(target)
+        sources = [target.source for target in (*self._fed, *self._sequential)]
+        with blaming_memory_first(nbytes=max((_PICTURES * 2 * s.width * s.height for s in sources), default=0)):
+            _read_packets(self._fed, self._batches, self._pool)
+            for target in self._sequential:
+                _read_sequentially(target)
         count(frames_returned=self._frames)
 
     def cancel(self) -> None:
