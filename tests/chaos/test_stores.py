@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sizes import also_in_chaos, counts
+from sizes import counts
 
 from lazyvid import ClipDataset, ClipLoader, ClipSpec, LazyVideo, ObjectStore, RandomClipSampler, build_index
 from lazyvid.errors import (
@@ -123,7 +123,7 @@ def uris_of(server: FaultServer) -> list[str]:
 
 
 @counts(1, 3)
-@pytest.mark.parametrize("way", also_in_chaos(list(WAYS), few=["fork"]))
+@pytest.mark.parametrize("way", WAYS)
 def test_an_epoch_goes_through_faults_that_pass(count: int, way: str, filled: FaultServer, rng: random.Random) -> None:
     """Each kind of fault at random requests: every sample once and right, and few requests more than without."""
     expected = an_epoch(loader_of(uris_of(filled), store_of(filled)))
@@ -143,8 +143,8 @@ def test_an_epoch_goes_through_faults_that_pass(count: int, way: str, filled: Fa
 
 
 @counts(1, 1)
-@pytest.mark.parametrize("way", also_in_chaos(["threads", "fork"], few=["threads"]))
-@pytest.mark.parametrize("name", also_in_chaos(list(LASTING), few=["credentials revoked"]))
+@pytest.mark.parametrize("way", ["threads", "fork"])
+@pytest.mark.parametrize("name", LASTING)
 def test_a_fault_that_lasts_ends_the_epoch_in_time_and_the_next_one_works(
     name: str, way: str, count: int, filled: FaultServer
 ) -> None:
@@ -216,7 +216,7 @@ DEAD: Mapping[str, Callable[[ObjectStore, Path], object]] = {
 }
 
 
-@pytest.mark.parametrize("call", also_in_chaos(list(DEAD), few=["open", "upload"]))
+@pytest.mark.parametrize("call", DEAD)
 @pytest.mark.parametrize("kind", ["silent", "refusing"])
 def test_a_dead_server_is_given_up_within_the_deadline(call: str, kind: str, black_hole: str, tmp_path: Path) -> None:
     address = black_hole if kind == "silent" else "http://127.0.0.1:9"
@@ -276,7 +276,7 @@ def test_uploads_go_through_faults_that_pass(
 @counts(1, 1)
 @pytest.mark.parametrize(
     "name",
-    ["credentials revoked", *(pytest.param(n, marks=pytest.mark.chaos) for n in ("503 for ever", "mute", "reset"))],
+    ["credentials revoked", "503 for ever", "mute", "reset"],
 )
 def test_what_cannot_be_uploaded_is_kept_and_sent_when_the_fault_has_passed(
     name: str, count: int, fault_server: FaultServer, tmp_path: Path
