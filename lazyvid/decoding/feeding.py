@@ -29,7 +29,8 @@ def decode_run(target: Target, job: Job, payloads: Sequence[bytes], pool: Decode
         DecodeError: if pictures do not come out and cannot come from an earlier start either.
     """
     cause, went_on = _try(target, job, payloads, pool, going_on=True)
-    if (went_on or job.run.goes_on) and _missing(target, job):  # packets behind the last wanted one may be damaged
+    # Packets behind the last wanted one may be damaged, and memory that was short may be there again.
+    if (went_on or job.run.goes_on or isinstance(cause, MemoryError)) and _missing(target, job):
         job = replace(job, run=job.run.without_going_on())
         cause, _ = _try(target, job, payloads, pool, going_on=False)
     missing = _missing(target, job)

@@ -20,6 +20,7 @@ from lazyvid.decoding.plan import in_batches, plan_runs
 from lazyvid.decoding.pool import DecoderPool, default_pool
 from lazyvid.decoding.targets import ReadRequest, Target, targets_of
 from lazyvid.errors import LimitExceededError, TruncatedVideoError
+from lazyvid.memory import blaming_memory_first
 from lazyvid.stats import count
 from lazyvid.storage import display_uri
 
@@ -28,6 +29,9 @@ _log = logging.getLogger(__name__)
 _BATCH_BYTES = 128 << 20
 """Encoded bytes fetched at once; a larger request is read and decoded in several batches, of which two are held where
 `Limits.span_bytes` allows it."""
+
+_PICTURES = 16
+"""The most that a decoder of H.264 or HEVC holds at once, each of up to two bytes a pixel."""
 
 
 class PendingFrames:
@@ -48,11 +52,17 @@ class PendingFrames:
         Raises:
             StoreError: if an object cannot be read, or is no longer the one that was pinned.
             VideoError: if bytes are damaged, or a frame does not come out of the decoder.
+            MemoryError: if this process has no memory left for it.
         """
-        _read_packets(self._fed, self._batches, self._pool)
-        for target in self._sequential:
-            _read_sequentially(target)
+        with blaming_memory_first(nbytes=self._pictures_nbytes):
+            _read_packets(self._fed, self._batches, self._pool)
+            for target in self._sequential:
+                _read_sequentially(target)
         count(frames_returned=self._frames)
+
+    def _pictures_nbytes(self) -> int:
+        sources = [target.source for target in (*self._fed, *self._sequential)]
+        return max((_PICTURES * 2 * source.width * source.height for source in sources), default=0)
 
     def cancel(self) -> None:
         """Give up what has not arrived."""

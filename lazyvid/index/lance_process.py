@@ -106,7 +106,7 @@ def read_dataset(folder: Path, *, columns: Sequence[str] | None, max_rows: int |
         try:
             return lance_helper.read_dataset(str(folder), wanted, max_rows)
         except Exception as error:
-            _raise_import_error(error)
+            _raise_what_is_not_about_data(error)
             raise LanceError(lance_helper.describe(error)) from error
         except BaseException as error:
             if type(error).__name__ != "PanicException":
@@ -131,12 +131,12 @@ def write_dataset(table: Any, folder: Path) -> None:
     try:
         lance_helper.write_dataset(table, str(folder))
     except Exception as error:
-        _raise_import_error(error)
+        _raise_what_is_not_about_data(error)
         raise LanceError(lance_helper.describe(error)) from error
 
 
-def _raise_import_error(error: Exception) -> None:
-    if isinstance(error, ImportError):
+def _raise_what_is_not_about_data(error: Exception) -> None:
+    if isinstance(error, (ImportError, MemoryError)):
         raise error
 
 

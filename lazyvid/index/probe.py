@@ -24,6 +24,7 @@ from lazyvid.index.probe_info import (
 from lazyvid.index.probe_mp4 import index_mp4
 from lazyvid.index.probe_other import index_other
 from lazyvid.index.sniff import describe_bytes
+from lazyvid.memory import blaming_memory_first
 from lazyvid.storage import ObjectMeta, ObjectStore, display_uri
 
 if TYPE_CHECKING:
@@ -77,6 +78,7 @@ def build_index(
         LimitExceededError: if it is larger than `limits`.
         UnsupportedCodecError: if FFmpeg has no decoder for it here.
         StoreError: if the store does not give the bytes.
+        MemoryError: if this process has no memory left for it.
     """
     if scan not in ("header", "full"):
         raise ValueError(f"Invalid scan {scan!r}: expected 'header' or 'full'.")
@@ -88,6 +90,11 @@ def scan_version(
     store: ObjectStore, meta: ObjectMeta, *, scan: Literal["header", "full"], stream: int | None, limits: Limits
 ) -> FrameIndex:
     """`build_index` of the version of a file that is known already."""
+    with blaming_memory_first():
+        return _scanned(store, meta, full=scan == "full", stream=stream, limits=limits)
+
+
+def _scanned(store: ObjectStore, meta: ObjectMeta, *, full: bool, stream: int | None, limits: Limits) -> FrameIndex:
     headers = scan_headers(store, meta, limits=limits)
     if headers.container is None:
         found = describe_bytes(headers.bytes.read(0, FIRST_READ))
@@ -96,4 +103,4 @@ def scan_version(
             f"that begin with {found} at {display_uri(meta.uri)}. Check the URI and how the object was made."
         )
     file = VideoFile(store, meta, headers, headers.container, stream, limits)
-    return index_other(file) if headers.mp4 is None else index_mp4(file, headers.mp4, full=scan == "full")
+    return index_other(file) if headers.mp4 is None else index_mp4(file, headers.mp4, full=full)

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from lazyvid.index.bitstream import BitstreamReader
 from lazyvid.index.probe_parameters import bare_decoder, padded_packet
+from lazyvid.memory import check_left
 
 if TYPE_CHECKING:
     from lazyvid.frames import Limits
@@ -68,6 +69,8 @@ def silent_packets(
         silent[:count] = [number not in came_out for number in range(count)]
         if not silent[last_key:count].any():
             break
+    if silent.any():  # then they would be left out of the index
+        check_left(f"{int(silent.sum())} packets gave no picture.")
     first_key = int(keys[0]) if len(keys) else len(rows)
     return silent, not silent[:first_key].all()
 

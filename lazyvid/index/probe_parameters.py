@@ -17,6 +17,7 @@ import av
 
 from lazyvid.errors import LimitExceededError, UnsupportedCodecError
 from lazyvid.index.mp4_checks import IDENTITY_MATRIX
+from lazyvid.memory import check_left
 
 if TYPE_CHECKING:
     from av.video.frame import VideoFrame
@@ -116,10 +117,12 @@ def first_frame(stream: VideoStream, packet: av.Packet[Any]) -> VideoFrame | Non
 
 
 def _only_picture(context: Any, packet: av.Packet[Any]) -> VideoFrame | None:
+    frames: list[VideoFrame] = []
     with contextlib.suppress(av.error.FFmpegError):
         frames = [*context.decode(packet), *context.decode(None)]
-        return frames[0] if frames else None
-    return None
+    if not frames:  # then the picture's rotation, say, would be left out of the index
+        check_left("the first picture of a stream did not come out.")
+    return frames[0] if frames else None
 
 
 def display_matrix(frame: VideoFrame | None) -> tuple[int, ...]:

@@ -51,7 +51,7 @@ async def attempt(
         async def once() -> V:
             try:
                 return await make()
-            except (LazyVidError, TransientFault):
+            except (LazyVidError, TransientFault, MemoryError):  # the last is nothing that a store can help
                 raise
             except Exception as error:
                 explainer: Explainer = backend.explainer

@@ -5,24 +5,40 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import pickle
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import leftovers
 import pytest
+import starving
 from children import wait_until
-from sizes import also_in_chaos, counts
+from sizes import counts
 
-from lazyvid import ClipDataset, ClipLoader, ClipSpec, RandomClipSampler, build_index
-from lazyvid.errors import LoaderTimeoutError, WorkerDiedError
-from lazyvid.testing import read_frame_number, write_video
+from lazyvid import (
+    ClipDataset,
+    ClipLoader,
+    ClipSpec,
+    LazyVideo,
+    ObjectStore,
+    RandomClipSampler,
+    SegmentCache,
+    build_index,
+)
+from lazyvid.errors import LazyVidError, LoaderTimeoutError, WorkerDiedError
+from lazyvid.stats import read_stats
+from lazyvid.testing import Fault, FaultServer, read_frame_number, write_video
 
 CLIP = ClipSpec(4)
 FRAMES = 40
@@ -37,8 +53,10 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def loader_of(folder: Path, *, way: str, **options: Any) -> ClipLoader:
-    dataset = ClipDataset(str(folder), CLIP, transform=options.pop("transform", None))
+def loader_of(videos: Path | list[LazyVideo], *, way: str, **options: Any) -> ClipLoader:
+    dataset = ClipDataset(
+        str(videos) if isinstance(videos, Path) else videos, CLIP, transform=options.pop("transform", None)
+    )
     sampler = RandomClipSampler(dataset, clip=CLIP)
     return ClipLoader(
         dataset, sampler=sampler, batch_size=2, num_workers=2, multiprocessing_context=way, prefetch_factor=1, **options
@@ -71,7 +89,7 @@ def _read_on(batches: Any, given: list[list[int]]) -> str:
 # After a broken pipe torch opens ten files to see whether it may; news of the next death can interrupt that, too.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @counts(2, 20)
-@pytest.mark.parametrize("way", ["fork", pytest.param("forkserver", marks=pytest.mark.chaos)])
+@pytest.mark.parametrize("way", ["fork", "forkserver"])
 def test_workers_killed_at_random_moments(
     way: str, count: int, videos: Path, expected: list[list[int]], rng: random.Random
 ) -> None:
@@ -120,17 +138,57 @@ def test_a_worker_that_is_stopped_is_given_up_and_ended(count: int, videos: Path
     patient.close()
 
 
-def _hungry(sample: dict[str, Any]) -> dict[str, Any]:
-    if int(sample["frame_indices"][0]) > 20:
-        raise MemoryError("no room for the sample")
-    return sample
+LARGE_FRAMES = 8
+BATCH = LARGE_FRAMES * 1280 * 720 * 3
 
 
-def test_a_worker_without_memory_says_so(videos: Path) -> None:
-    loader = loader_of(videos, way="fork", transform=_hungry)
-    with pytest.raises(MemoryError):
-        list(loader)
-    loader.close()
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("large")
+    path = write_video(root / "0.mp4", frames=LARGE_FRAMES, gop=4, width=1280, height=720)
+    build_index(path, scan="full").save(path)
+    return root
+
+
+def _starve(nbytes: int, _: int) -> None:
+    starving.leave(nbytes)
+
+
+@counts(1, 10)
+def test_a_worker_out_of_memory_says_so(count: int, large: Path, rng: random.Random) -> None:
+    """With room for a batch and a little more: right clips or want of memory, nothing against the video, no skipping.
+
+    The room is set so that now the tensor does not fit, now the pictures, now what hands the batch over.
+    """
+    before = read_stats().samples_skipped
+    ends: Counter[str] = Counter()
+    wrong: list[str] = []
+    for turn in range(count):
+        dataset = ClipDataset(str(large), CLIP, on_error="skip" if turn % 2 == 0 else "raise")
+        loader = ClipLoader(
+            dataset,
+            batch_size=2,
+            num_workers=1,
+            multiprocessing_context="fork",
+            timeout_s=20.0,
+            worker_init_fn=partial(_starve, BATCH + (rng.randrange(-4, 24) << 20)),
+        )
+        try:
+            assert shown(loader) == [list(range(LARGE_FRAMES))]
+            ends["right"] += 1
+        except LoaderTimeoutError:  # a thread that finds no memory as it starts never says so: Python waits for it
+            ends["LoaderTimeoutError"] += 1
+        except (MemoryError, WorkerDiedError, RuntimeError, LazyVidError) as error:
+            ends[type(error).__name__] += 1
+            said = f"{type(error).__name__}: {error}"
+            if not isinstance(error, WorkerDiedError) and not starving.is_about_memory(said):
+                wrong.append(said)
+        finally:
+            loader.close()
+    print(dict(ends))  # noqa: T201 - shown by -rP
+    assert wrong == []
+    assert read_stats().samples_skipped == before
+    assert ends["LoaderTimeoutError"] <= count // 4
 
 
 @pytest.mark.chaos
@@ -161,25 +219,30 @@ def test_forked_while_threads_read(count: int, videos: Path, expected: list[list
 
 TRAINER = """
 import sys
-sys.path[:0] = [{here!r}]
+sys.path[:0] = [{here!r}, {above!r}]
+import pickle
 from pathlib import Path
 from test_processes import loader_of
 if __name__ == "__main__":
-    loader = loader_of(Path({videos!r}), way={way!r})
+    videos = pickle.loads(bytes.fromhex({videos!r}))
+    loader = loader_of(videos, way={way!r})
     print("begun", flush=True)
     while True:
         for number, batch in enumerate(loader):
             print(number, flush=True)
 """
+PROMISED_S = 10.0
 
 
 @pytest.fixture
-def trainer(tmp_path: Path, videos: Path, own_folders: Path) -> Iterator[Any]:
+def trainer(tmp_path: Path) -> Iterator[Any]:
     started: list[subprocess.Popen[str]] = []
 
-    def start(way: str) -> subprocess.Popen[str]:
+    def start(videos: list[LazyVideo], way: str) -> subprocess.Popen[str]:
         script = tmp_path / "train.py"
-        script.write_text(TRAINER.format(here=str(Path(__file__).parent), videos=str(videos), way=way))
+        here = Path(__file__).parent
+        pickled = pickle.dumps(videos).hex()
+        script.write_text(TRAINER.format(here=str(here), above=str(here.parent), videos=pickled, way=way))
         paths = os.pathsep.join(filter(None, sys.path))
         environment = {**os.environ, "PYTHONPATH": paths, "PYTHONFAULTHANDLER": "1"}
         with (tmp_path / "said").open("w") as said, (tmp_path / "errors").open("w") as errors:
@@ -195,47 +258,88 @@ def trainer(tmp_path: Path, videos: Path, own_folders: Path) -> Iterator[Any]:
         process.wait()
 
 
-def family(pid: int) -> set[int]:
-    """A process and all below it that still run."""
-    parents: dict[int, int] = {}
-    for entry in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            facts = entry.read_text().rsplit(")", 1)[1].split()
-        except OSError:
-            continue
-        if facts[0] not in "ZX":
-            parents[int(entry.parent.name)] = int(facts[1])
-    found = {pid} & parents.keys()
-    while more := {child for child, parent in parents.items() if parent in found} - found:
-        found |= more
+@pytest.fixture
+def bucket(fault_server: FaultServer, videos: Path, tmp_path: Path) -> list[LazyVideo]:
+    """The videos in a bucket from which files come slowly, so that a death finds them half copied into the cache."""
+    files = sorted(path for path in videos.rglob("*") if path.is_file())
+    fault_server.objects.update({str(path.relative_to(videos)): path.read_bytes() for path in files})
+    store = ObjectStore(storage_options=fault_server.storage_options)
+    cache = SegmentCache(tmp_path / "cache")
+    uris = [fault_server.s3_url(f"{v}.mp4") for v in range(3)]
+    found = [LazyVideo(uri, store=store, fetch="file", cache=cache) for uri in uris]
+    fault_server.script(default=Fault.slow(0.03), method="GET")
     return found
 
 
-def _running(pids: set[int]) -> set[int]:
-    return {pid for pid in pids if pid in family(pid)}
+def _ends(process: subprocess.Popen[str], sent: str, errors: Path) -> None:
+    process.send_signal(getattr(signal, sent))
+    try:
+        process.wait(60)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGABRT)  # faulthandler shows where it stands
+        process.wait(60)
+        pytest.fail(errors.read_text())
+    assert process.returncode != 0
+
+
+def _left(everyone: set[int], shared: set[str], locks: Path) -> dict[str, Any]:
+    """What there still is of a trainer, by name."""
+    names = {name for name in leftovers.shared_memory() if any(f"_{pid}_" in name for pid in everyone)}
+    found = {
+        "processes": leftovers.running(everyone),
+        "shared memory": sorted(names | (shared & leftovers.shared_memory())),
+        "locks": leftovers.held_locks(locks),
+    }
+    return {name: what for name, what in found.items() if what}
+
+
+def _an_epoch(videos: list[LazyVideo], expected: list[list[int]]) -> None:
+    assert shown(loader_of(videos, way="fork")) == expected
 
 
 @counts(1, 4)
-@pytest.mark.parametrize("way", also_in_chaos(["fork", "forkserver"], few=["fork"]))
-@pytest.mark.parametrize("sent", also_in_chaos(["SIGKILL", "SIGINT", "SIGTERM"], few=["SIGTERM"]))
+@pytest.mark.parametrize("way", ["fork", "forkserver"])
+@pytest.mark.parametrize("sent", ["SIGKILL", "SIGINT", "SIGTERM"])
 def test_a_trainer_that_ends_leaves_nothing(
-    sent: str, way: str, count: int, trainer: Any, tmp_path: Path, rng: random.Random
+    sent: str,
+    way: str,
+    count: int,
+    trainer: Any,
+    videos: Path,
+    bucket: list[LazyVideo],
+    expected: list[list[int]],
+    fault_server: FaultServer,
+    tmp_path: Path,
+    rng: random.Random,
 ) -> None:
-    for _ in range(count):
-        process = trainer(way)
-        said = tmp_path / "said"
-        assert wait_until(lambda said=said: len(said.read_text().split()) > 1), (tmp_path / "errors").read_text()
+    """Ten seconds after its death; and a new process reads on. Now from a bucket through a cache, now from files."""
+    late: list[str] = []
+    local = [LazyVideo(videos / f"{v}.mp4") for v in range(3)]
+    locks = tmp_path / "cache" / "locks"
+    for turn in range(count):
+        remote = turn % 2 == 0
+        shutil.rmtree(tmp_path / "cache", ignore_errors=True)
+        fault_server.script(default=Fault.slow(0.03), method="GET")
+        process = trainer(bucket if remote else local, way)
+        said, errors = tmp_path / "said", tmp_path / "errors"
+        begun = locks.is_dir if remote else (lambda said=said: len(said.read_text().split()) > 1)
+        assert wait_until(begun), errors.read_text()
         time.sleep(rng.uniform(0, 1.0))
-        everyone = family(process.pid)
+        everyone = leftovers.family(process.pid)
         assert len(everyone) >= 3
-        process.send_signal(getattr(signal, sent))
-        try:
-            process.wait(60)
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGABRT)  # faulthandler shows where it stands
-            process.wait(60)
-            pytest.fail((tmp_path / "errors").read_text())
-        assert process.returncode != 0
-        assert wait_until(lambda everyone=everyone: not _running(everyone), seconds=60), _running(everyone)
-        shared = [p.name for p in Path("/dev/shm").iterdir() if any(f"_{pid}_" in p.name for pid in everyone)]
-        assert shared == [], json.dumps(shared)
+        shared = leftovers.held_shared_memory(everyone)
+        _ends(process, sent, errors)
+        died = time.monotonic()
+        gone = wait_until(lambda e=everyone, s=shared: not _left(e, s, locks), seconds=60)
+        took = time.monotonic() - died
+        assert gone, json.dumps(_left(everyone, shared, locks))
+        if took > PROMISED_S:  # once: the machine may have been busy
+            late.append(f"{took:.1f} s")
+        assert len(late) < 2, f"left behind for longer than {PROMISED_S:.0f} s, twice: {late}"
+        fault_server.script()
+        if remote:
+            reader = multiprocessing.get_context("fork").Process(target=_an_epoch, args=(bucket, expected))
+            reader.start()
+            reader.join(120)
+            assert reader.exitcode == 0
+            assert leftovers.held_locks(locks) == []
