@@ -18,9 +18,9 @@ import pytest
 import torch
 from starving import is_about_memory, said_with
 
-from lazyvid import ClipDataset, ClipSpec, LazyVideo, Limits, build_index
+from lazyvid import ClipDataset, ClipLoader, ClipSpec, LazyVideo, Limits, build_index
 from lazyvid.decoding.decoder import PacketDecoder
-from lazyvid.errors import CorruptVideoError, DecodeError, StoreError, VideoError
+from lazyvid.errors import CorruptVideoError, DecodeError, StoreError, VideoError, WorkerDiedError
 from lazyvid.index import probe_emerging
 from lazyvid.index.probe_demux import PacketRows
 from lazyvid.index.probe_parameters import first_picture
@@ -152,3 +152,26 @@ def test_a_store_is_not_blamed_either(fault_server: FaultServer, small: Path, mo
     with pytest.raises(MemoryError, match="no room for the answer") as raised:
         video[5]
     assert not isinstance(raised.value, StoreError)
+
+
+class _Unsendable:
+    def __reduce__(self) -> Any:
+        raise MemoryError("no room to send it")
+
+
+def _unsendable(_: Any) -> _Unsendable:
+    return _Unsendable()
+
+
+def test_a_batch_that_cannot_be_handed_over_ends_its_worker(small: Path) -> None:
+    """Python's queue drops it; the trainer would wait for it until `timeout_s`."""
+    loader = ClipLoader(
+        ClipDataset([small], ClipSpec(4)),
+        collate_fn=_unsendable,
+        num_workers=1,
+        multiprocessing_context="fork",
+        timeout_s=60.0,
+    )
+    with pytest.raises(WorkerDiedError):
+        next(iter(loader))
+    loader.close()

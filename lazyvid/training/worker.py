@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import multiprocessing.queues
 import os
 import select
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -71,6 +73,7 @@ class WorkerInit:
     def __call__(self, worker_id: int) -> None:
         """Get this worker ready."""
         end_with_parent()
+        end_with_what_cannot_be_sent()
         if self.then is not None:
             self.then(worker_id)
 
@@ -92,6 +95,20 @@ def end_with_parent() -> None:
     except (AttributeError, OSError):  # an old kernel, or not Linux
         watched = None
     threading.Thread(target=_watch, args=(parent.pid, watched), name="lazyvid-parent-watch", daemon=True).start()
+
+
+def end_with_what_cannot_be_sent() -> None:
+    """End this worker where a batch cannot be handed over, for want of memory say.
+
+    Python's queues print such an error and drop the batch: the trainer would wait for it until its time limit.
+    """
+    setattr(multiprocessing.queues.Queue, "_on_queue_feeder_error", staticmethod(_give_up))  # noqa: B010 - private
+
+
+def _give_up(error: BaseException, _: object) -> None:
+    traceback.print_exception(error)
+    remove_left_by([os.getpid()])  # memory that torch made and could not map keeps its name
+    os._exit(1)
 
 
 def _watch(pid: int, watched: int | None) -> None:

@@ -170,7 +170,7 @@ def test_a_worker_out_of_memory_says_so(count: int, large: Path, rng: random.Ran
             batch_size=2,
             num_workers=1,
             multiprocessing_context="fork",
-            timeout_s=20.0,
+            timeout_s=8.0,
             worker_init_fn=partial(_starve, BATCH + (rng.randrange(-4, 24) << 20)),
         )
         try:
