@@ -88,7 +88,8 @@ def check_screen(ended: Ended) -> None:
     """What is wrong, on one screen, with something to do about it, and no secret."""
     assert ended.code == 1
     assert len(ended.out.splitlines()) <= 40, "one screen"
-    assert max(map(len, ended.out.splitlines())) <= 80
+    table = [line for line in ended.out.splitlines() if not line.startswith("/")]  # a heading is a path, however long
+    assert max(map(len, table)) <= 80
     assert "the-very-secret" not in ended.out + ended.err
     said = " ".join(ended.out.split())
     assert any(word in said for word in ("Check ", "install ", "Index ", "lazyvid index", "Copy ")), said

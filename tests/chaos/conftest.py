@@ -44,7 +44,6 @@ SAMPLE = (
     "test_caches.py::test_a_broken_cache_is_read_around[bits flipped-1]",
     "test_caches.py::test_eight_processes_and_the_one_that_downloads_is_killed[1]",
     "test_cameras_that_fail.py::test_cameras_that_misbehave[1]",
-    "test_processes.py::test_a_worker_out_of_memory_says_so[1]",
     "test_references.py::test_the_file_that_is_named_is_not_read[name-mp4]",
     "test_references.py::test_the_file_that_is_named_is_not_read[name-fragmented]",
     "test_sidecars.py::test_a_damaged_sidecar_is_never_believed[5]",

@@ -171,7 +171,7 @@ def test_contexts_are_not_freed_at_exit_under_threads_that_still_scale() -> None
     direct = DirectConverter(96, 32, "rgb24", reference=lambda p: by_pyav(p, "rgb24").reshape(32, 288))
     assert direct.write(picture, np.zeros(32 * 288 + GUARD, np.uint8), 288)
     free = swscale._library().sws_freeContext
-    finalizers = list(weakref.finalize._registry.items())  # type: ignore[attr-defined]  # there is no public list
+    finalizers = list(weakref.finalize._registry.copy().items())  # type: ignore[attr-defined]  # there is no public list
     kept = [finalizer for finalizer, info in finalizers if info.func is free]
     assert kept
     assert not [finalizer for finalizer in kept if finalizer.atexit]
