@@ -32,8 +32,10 @@ _MORE_DESCRIPTORS = 24
 """The I/O thread's own and those to helpers that live on: Lance's, the forkserver and its tracker, the module's child.
 Files are counted apart. Sockets count only where no fault server runs in this process: that has one for each connection
 that a test cut off or left waiting, and the store's other ends, until it ends itself."""
-_KEPT_OPEN = r"\.index( \(deleted\))?$|^/dev/shm/pym-"
-"""Indexes of this node, mapped for the next video that is opened (an LRU keeps few); multiprocessing's own heap."""
+_KEPT_OPEN = re.compile(r"\.(index|counters)( \(deleted\))?$|^/dev/shm/pym-|/tmp/tmp\w{8}( \(deleted\))?$")
+"""Indexes of this node, mapped for the next video that is opened (an LRU keeps few); the process's counters;
+multiprocessing's own heap; and the files with which torch tries, after a broken pipe, whether any can be opened: the
+news of a worker's death may interrupt Python between opening one and keeping it."""
 _LASTS = "test_a_fault_that_lasts_ends_the_epoch_in_time_and_the_next_one_works"
 SAMPLE = (
     "test_bytes.py::test_cut_at_every_kind_of_box[mp4]",
@@ -156,7 +158,7 @@ class _Before:
         self._threads = set(threading.enumerate())
         self._shared = leftovers.shared_memory()
         self._files = leftovers.open_files().items()
-        self._descriptors = leftovers.count_descriptors(sockets=sockets)
+        self._descriptors = leftovers.count_descriptors(_KEPT_OPEN, sockets=sockets)
 
     def left(self) -> list[str]:
         """What there is more, by name."""
@@ -169,6 +171,8 @@ class _Before:
         ]
         found += [f"shared memory {name}" for name in leftovers.ownerless_shared_memory(self._shared)]
         opened = leftovers.open_files().items() - self._files
-        found += [f"open file {path}" for _, path in opened if not re.search(_KEPT_OPEN, path)]
-        more = leftovers.count_descriptors(sockets=self._sockets) - self._descriptors
-        return found + ([f"{more} descriptors"] if more > _MORE_DESCRIPTORS else [])
+        found += [f"open file {path}" for _, path in opened if not _KEPT_OPEN.search(path)]
+        more = leftovers.count_descriptors(_KEPT_OPEN, sockets=self._sockets) - self._descriptors
+        if more > _MORE_DESCRIPTORS:
+            found.append(f"{more} descriptors: {leftovers.kinds_of_descriptors()}")
+        return found

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -97,10 +98,20 @@ def open_files() -> dict[str, str]:
     return found
 
 
-def count_descriptors(*, sockets: bool) -> int:
-    """How many descriptors this process has open, with or without those of sockets."""
+def count_descriptors(but: re.Pattern[str], *, sockets: bool) -> int:
+    """How many descriptors this process has open, but for some files, and with or without those of sockets."""
     count = 0
     for number in os.listdir("/proc/self/fd"):
         with contextlib.suppress(OSError):
-            count += sockets or not os.readlink(f"/proc/self/fd/{number}").startswith("socket:")
+            target = os.readlink(f"/proc/self/fd/{number}")
+            count += not but.search(target) and (sockets or not target.startswith("socket:"))
     return count
+
+
+def kinds_of_descriptors() -> str:
+    """What this process has open, for a message: how many of each kind, or of each file."""
+    found: Counter[str] = Counter()
+    for number in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            found[re.sub(r":\[\d+\]$", "", os.readlink(f"/proc/self/fd/{number}"))] += 1
+    return ", ".join(f"{count} {what}" for what, count in found.most_common(12))

@@ -1,6 +1,6 @@
 """Minutes of everything at once: epochs while workers are killed, copies evicted, videos replaced and the store fails.
 
-`LAZYVID_SOAK_S` says how long each lasts (60 s; `make soak` takes 600).
+`LAZYVID_SOAK_S` says how long each lasts (45 s; `make soak` takes 600).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from lazyvid.errors import LazyVidError
 from lazyvid.recording.encoder import StreamingVideoEncoder
 from lazyvid.testing import Fault, FaultServer, painted_frame, read_frame_number, write_video
 
-SECONDS = float(os.environ.get("LAZYVID_SOAK_S", "60"))
+SECONDS = float(os.environ.get("LAZYVID_SOAK_S", "45"))
 CLIP = ClipSpec(4)
 VIDEOS, FRAMES = 3, 40
 MEMORY_MB = 100
