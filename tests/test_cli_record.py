@@ -24,6 +24,7 @@ import pytest
 from test_cli import DEADLINE_S, environment, lazyvid, row, wait_until
 
 from lazyvid import FrameIndex, LazyVideo, build_index
+from lazyvid.cli import record_sources
 from lazyvid.cli.record import _stopped_by_signals
 from lazyvid.cli.record_sources import painted
 from lazyvid.errors import RecordingError
@@ -234,8 +235,22 @@ def test_a_killed_recorder_is_recovered_with_a_report(tmp_path: Path) -> None:
     assert (again.code, again.out.count("│ whole "), again.out.count("│ failed ")) == (1, 1, 1)
 
 
-def test_a_signal_may_come_at_any_line_of_the_wait_for_a_row() -> None:
+class _Clock:
+    """Time that passes in sleep alone, so that the same lines run each time."""
+
+    def __init__(self) -> None:
+        self._now = 0.0
+
+    def monotonic(self) -> float:
+        return self._now
+
+    def sleep(self, seconds: float) -> None:
+        self._now += seconds
+
+
+def test_a_signal_may_come_at_any_line_of_the_wait_for_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where the thread that it interrupts holds a lock of Python's own `threading`."""
+    monkeypatch.setattr(record_sources, "time", _Clock())
 
     def rows_until_line(wanted: int) -> tuple[int, bool]:
         """How many of three rows came, and whether there were so many lines that the signal was sent."""
