@@ -1,6 +1,4 @@
-"""`BatchMemory`: tensors for batch after batch, in memory that stays warm; and who is to blame where memory ends.
-
-Below every room.
+"""`BatchMemory`: tensors for batch after batch, in memory that stays warm; below every room.
 
 A batch's pixels are written once and dropped soon after. To write them to fresh memory costs up to a fifth of decoding
 them (640x360, 8 clips): the system hands it out page by page, each cleared first. What was dropped is therefore kept
@@ -11,20 +9,17 @@ from __future__ import annotations
 
 import contextlib
 import math
-import mmap
 import os
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-
-from lazyvid.errors import VideoError
 
 _ALIGNMENT = 64
 """As torch aligns."""
@@ -34,9 +29,6 @@ _STEP = 2 << 20
 
 _MOST_TOO_LARGE = 1.25
 """How many times what is asked for a piece of memory may be."""
-
-_LEAST_LEFT = 64 << 20
-"""What FFmpeg may want besides pictures: a process that cannot have so much more is out of memory."""
 
 _Block = npt.NDArray[np.uint8]
 
@@ -148,43 +140,3 @@ class _Default:
 def default_memory() -> BatchMemory:
     """The process's own."""
     return _Default.memory
-
-
-# -- when there is none left ------------------------------------------------------------------------------------------
-
-
-def check_left(what: str, *, nbytes: int = 0) -> None:
-    """Look whether this process can have more memory; nothing of it is touched or kept.
-
-    Args:
-        what: What failed; part of the message.
-        nbytes: How much it may need, on top of what FFmpeg always does.
-
-    Raises:
-        MemoryError: if it cannot.
-    """
-    nbytes += _LEAST_LEFT
-    try:
-        mmap.mmap(-1, nbytes).close()
-    except (OSError, MemoryError) as error:
-        raise MemoryError(
-            f"Expected memory for the pictures of a video, but this process cannot have {nbytes >> 20} MB more. That "
-            f"is no fault of the video's: use smaller batches or fewer workers. What failed for want of it: {what}"
-        ) from error
-
-
-@contextlib.contextmanager
-def blaming_memory_first(*, nbytes: Callable[[], int] = int) -> Iterator[None]:
-    """Believe nothing against a video while this process is out of memory: FFmpeg then says "invalid data", too.
-
-    Args:
-        nbytes: Says how much it may need, as for `check_left`.
-
-    Raises:
-        MemoryError: in place of a `VideoError`, where memory is short.
-    """
-    try:
-        yield
-    except VideoError as error:
-        check_left(f"{type(error).__name__}: {error}", nbytes=nbytes())
-        raise

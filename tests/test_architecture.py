@@ -18,8 +18,8 @@ PACKAGE = Path(__file__).resolve().parent.parent / "lazyvid"
 
 # Bottom first: a room may use itself and what stands before it.
 CHAIN = (
-    *("errors", "arguments", "process_lock", "lru", "memory", "timing", "stats", "frames", "storage"),
-    *("index", "decoding", "clips", "video", "lookup", "training"),
+    *("errors", "arguments", "process_lock", "waiting", "lru", "memory", "out_of_memory", "timing", "stats", "frames"),
+    *("storage", "index", "decoding", "clips", "video", "lookup", "training"),
 )
 MAY_USE = {room: frozenset(CHAIN[: i + 1]) for i, room in enumerate(CHAIN)} | {
     "recording": frozenset({*CHAIN[: CHAIN.index("index") + 1], "recording"}),

@@ -45,7 +45,7 @@ def no_memory(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     def refuse(*_: Any) -> None:
         raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
 
-    return lambda: monkeypatch.setattr("lazyvid.memory.mmap.mmap", refuse)
+    return lambda: monkeypatch.setattr("lazyvid.out_of_memory.mmap.mmap", refuse)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")

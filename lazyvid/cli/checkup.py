@@ -21,12 +21,12 @@ from lazyvid.index.frame_index import FrameIndex
 from lazyvid.index.probe import build_index
 from lazyvid.recording.codecs import encoder_report
 from lazyvid.storage import ObjectMeta, ObjectStore
+from lazyvid.training.shared_memory import FOLDER
 from lazyvid.video import LazyVideo
 
 T = TypeVar("T")
 Level = Literal["good", "note", "bad"]
 
-_SHARED_MEMORY = "/dev/shm"
 _LITTLE_SHARED_BYTES = 512 << 20
 _LITTLE_DISK_BYTES = 1 << 30
 _FEW_FILES = 4096
@@ -99,10 +99,10 @@ def _processors() -> Finding:
 
 
 def _shared_memory() -> Finding:
-    if not os.path.isdir(_SHARED_MEMORY):
-        return Finding("shared memory", "note", f"no {_SHARED_MEMORY}")
-    usage = shutil.disk_usage(_SHARED_MEMORY)
-    text = f"{bytes_text(usage.free)} free of {bytes_text(usage.total)} in {_SHARED_MEMORY}"
+    if not os.path.isdir(FOLDER):
+        return Finding("shared memory", "note", f"no {FOLDER}")
+    usage = shutil.disk_usage(FOLDER)
+    text = f"{bytes_text(usage.free)} free of {bytes_text(usage.total)} in {FOLDER}"
     if usage.free >= _LITTLE_SHARED_BYTES:
         return Finding("shared memory", "good", text)
     return Finding("shared memory", "note", f"{text}: batches of workers may not fit (docker run --shm-size; threads)")

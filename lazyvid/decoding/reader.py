@@ -20,7 +20,7 @@ from lazyvid.decoding.plan import in_batches, plan_runs
 from lazyvid.decoding.pool import DecoderPool, default_pool
 from lazyvid.decoding.targets import ReadRequest, Target, targets_of
 from lazyvid.errors import LimitExceededError, TruncatedVideoError
-from lazyvid.memory import blaming_memory_first
+from lazyvid.out_of_memory import blaming_memory_first
 from lazyvid.stats import count
 from lazyvid.storage import display_uri
 

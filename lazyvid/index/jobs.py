@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
+from lazyvid.waiting import take
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-_LOOK_UP_S = 0.2
 
 
 def each_as_done(work: Callable[[Item], Result], items: Sequence[Item], *, jobs: int) -> Iterator[tuple[Item, Result]]:
@@ -49,16 +49,9 @@ def each_as_done(work: Callable[[Item], Result], items: Sequence[Item], *, jobs:
         for _ in range(min(jobs, len(items))):
             threading.Thread(target=body, name="lazyvid-job", daemon=True).start()
         for _ in items:
-            item, result, error = _taken(done)
+            item, result, error = take(done)
             if error is not None:
                 raise error
             yield item, result  # type: ignore[misc]  # without an error there is a result
     finally:
         stopped.set()
-
-
-def _taken(done: queue.SimpleQueue[Result]) -> Result:
-    while True:
-        # A Ctrl-C that comes just before a thread blocks does not wake it: it is seen when the thread looks up.
-        with contextlib.suppress(queue.Empty):
-            return done.get(timeout=_LOOK_UP_S)

@@ -24,7 +24,7 @@ from lazyvid.index.probe_info import (
 from lazyvid.index.probe_mp4 import index_mp4
 from lazyvid.index.probe_other import index_other
 from lazyvid.index.sniff import describe_bytes
-from lazyvid.memory import blaming_memory_first
+from lazyvid.out_of_memory import blaming_memory_first
 from lazyvid.storage import ObjectMeta, ObjectStore, display_uri
 
 if TYPE_CHECKING:

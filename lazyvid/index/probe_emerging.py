@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from lazyvid.index.bitstream import BitstreamReader
 from lazyvid.index.probe_parameters import bare_decoder, padded_packet
-from lazyvid.memory import check_left
+from lazyvid.out_of_memory import check_left
 
 if TYPE_CHECKING:
     from lazyvid.frames import Limits

@@ -17,7 +17,7 @@ import av
 
 from lazyvid.errors import LimitExceededError, UnsupportedCodecError
 from lazyvid.index.mp4_checks import IDENTITY_MATRIX
-from lazyvid.memory import check_left
+from lazyvid.out_of_memory import check_left
 
 if TYPE_CHECKING:
     from av.video.frame import VideoFrame

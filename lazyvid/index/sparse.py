@@ -14,6 +14,7 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from lazyvid.process_lock import ProcessLock
+from lazyvid.waiting import LOOK_UP_S
 
 if TYPE_CHECKING:
     from lazyvid.storage import ObjectMeta, ObjectStore
@@ -85,9 +86,6 @@ class SparseBytes:
                 result[first - start : last - start] = part[first - part_start : last - part_start]
             i += 1
         return bytes(result)
-
-
-_LOOK_UP_S = 0.2
 
 
 class ByteSource(Protocol):
@@ -215,7 +213,7 @@ def run_with_file(source: ByteSource, work: Callable[[BytesFile], Result]) -> Re
     thread = threading.Thread(target=body, name="lazyvid-probe", daemon=True)
     try:
         thread.start()  # which waits for the thread's first sign, and may be interrupted there
-        while not done.wait(_LOOK_UP_S):  # a signal that comes just before a thread blocks does not wake it
+        while not done.wait(LOOK_UP_S):
             pass
     except BaseException:
         file.stop()

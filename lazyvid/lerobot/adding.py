@@ -28,13 +28,13 @@ from lazyvid.lerobot.columns import (
 from lazyvid.lerobot.episodes import video_column
 from lazyvid.lerobot.local_dataset import LocalDataset, Place, append_parquet
 from lazyvid.lerobot.schema import next_file, without_audio
-from lazyvid.recording.capture import as_feature, pictures_of
 from lazyvid.recording.episodes import Episode, EpisodeVideo, Stats, combined, number_columns, vector_statistics
 from lazyvid.recording.features import STRING
 from lazyvid.recording.manifest import RecordingState
 from lazyvid.recording.places import publish_file, temporary_beside
 from lazyvid.recording.splice import Piece, splice
 from lazyvid.recording.statistics import ImageStatistics
+from lazyvid.recording.video_statistics import as_feature, pictures_of
 from lazyvid.storage import sidecar_uri
 
 _log = logging.getLogger(__name__)

@@ -23,9 +23,9 @@ from lazyvid.lerobot.local_dataset import LocalDataset, Place
 from lazyvid.lerobot.metadata import LeRobotMetadata
 from lazyvid.lerobot.schema import next_file
 from lazyvid.lerobot.videos import DatasetVideos, OpenVideo
-from lazyvid.recording.capture import as_feature
 from lazyvid.recording.splice import Piece, splice
 from lazyvid.recording.statistics import ImageStatistics
+from lazyvid.recording.video_statistics import as_feature
 from lazyvid.recording.writer import VideoWriter
 from lazyvid.storage import is_local
 from lazyvid.video import LazyVideo

@@ -21,9 +21,9 @@ from lazyvid.index.frame_index import FrameIndex
 from lazyvid.index.probe import build_index
 from lazyvid.lerobot.conversion_sources import SourceEpisode, SourceRecording, open_source
 from lazyvid.lerobot.layout import LeRobotLayout
-from lazyvid.recording.capture import video_statistics
 from lazyvid.recording.episodes import NO_FRAME, Episode, EpisodeRows, EpisodeVideo, Stats, row_statistics
 from lazyvid.recording.manifest import RecordingSpec
+from lazyvid.recording.video_statistics import video_statistics
 from lazyvid.recording.writer import VideoWriter
 from lazyvid.video import LazyVideo
 

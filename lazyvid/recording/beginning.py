@@ -10,7 +10,8 @@ from fractions import Fraction
 from typing import Any
 
 from lazyvid.errors import RecordingError
-from lazyvid.recording.capture import Cameras, Tuning, cameras_of
+from lazyvid.recording.cameras import Cameras
+from lazyvid.recording.capture import Tuning, cameras_of
 from lazyvid.recording.codecs import check_pix_fmt, encoder_name, resolve_vcodec
 from lazyvid.recording.features import Features
 from lazyvid.recording.layout import Layout

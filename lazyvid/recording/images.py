@@ -6,7 +6,6 @@ Beside the write flow, for recorders that encode at the end of an episode instea
 from __future__ import annotations
 
 import contextlib
-import errno
 import math
 import os
 import re
@@ -35,16 +34,16 @@ from lazyvid.recording.codecs import (
     resolve_vcodec,
     suited_pix_fmt,
 )
+from lazyvid.recording.disk import is_full
 from lazyvid.recording.mp4 import Mp4File, StreamSpec
 from lazyvid.recording.pictures import PictureMaker
 from lazyvid.recording.places import publish_file, temporary_beside
 from lazyvid.recording.png import as_png_pixels, decode_png, encode_png
 from lazyvid.recording.times import exact_rate
+from lazyvid.waiting import LOOK_UP_S
 
 _FRAME_NAME = re.compile(r"frame-(\d{6,})\.png")
 _OTHER_CONTAINERS = (".avi", ".m2ts", ".mkv", ".ts", ".webm")
-_FULL = (errno.ENOSPC, errno.EDQUOT)
-_LOOK_UP_S = 0.2
 # Without this many channels in a picture's chroma, these encoders have no profile that is widely decoded.
 _SUBSAMPLED_ONLY = ("libsvtav1", "hevc")
 
@@ -262,7 +261,7 @@ class ImageWriter:
         pixels = as_png_pixels(image)
         with self._lock:
             while len(self._waiting) >= self._queue_maxsize:
-                self._changed.wait(_LOOK_UP_S)
+                self._changed.wait(LOOK_UP_S)
             self._check_open(path)
             self._waiting.append((pixels, Path(path)))
             self._changed.notify_all()
@@ -282,7 +281,7 @@ class ImageWriter:
         with self._lock:
             # A Ctrl-C that comes just before a thread blocks does not wake it: it is seen when the thread looks up.
             while self._unwritten() and (left := end - time.monotonic()) > 0:
-                self._changed.wait(min(_LOOK_UP_S, left))
+                self._changed.wait(min(LOOK_UP_S, left))
             if unwritten := self._unwritten():
                 raise RecordingError(
                     f"Expected all pictures on disk within {timeout} s, {unwritten} are still to be written. Check "
@@ -291,8 +290,7 @@ class ImageWriter:
             failures, self._failures = self._failures, []
         if failures:
             path, error = failures[0]
-            is_full = isinstance(error, OSError) and error.errno in _FULL
-            kind = RecordingDiskFullError if is_full else RecordingError
+            kind = RecordingDiskFullError if is_full(error) else RecordingError
             others = f", and {len(failures) - 1} more" if len(failures) > 1 else ""
             raise kind(f"Cannot write the picture {path}{others}: {error}. Check the folder and the disk.") from error
 
@@ -343,7 +341,7 @@ class ImageWriter:
             while not self._waiting:
                 if self._stopped:
                     return None
-                self._changed.wait(_LOOK_UP_S)  # a Ctrl-C may have kept whoever had news from telling
+                self._changed.wait(LOOK_UP_S)  # a Ctrl-C may have kept whoever had news from telling
             item = self._waiting.popleft()
             self._at_work += 1
             self._changed.notify_all()

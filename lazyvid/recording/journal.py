@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 
 from lazyvid.errors import RecordingError
+from lazyvid.recording.disk import disk_failures
 from lazyvid.recording.episodes import EpisodeRows
 from lazyvid.recording.features import CheckedFrame, Features
-from lazyvid.recording.places import disk_failures
 from lazyvid.recording.syncing import SyncingThread
 from lazyvid.storage.local import sync_folder
 

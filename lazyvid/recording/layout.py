@@ -26,6 +26,7 @@ import pyarrow.compute as pc
 
 from lazyvid.errors import RecordingDiskFullError, RecordingError
 from lazyvid.index import lance_helper, lance_process
+from lazyvid.recording.disk import is_full
 from lazyvid.recording.episodes import Episode, EpisodeVideo
 from lazyvid.recording.manifest import MANIFEST, RecordingSpec, RecordingState, read_manifest, write_manifest
 from lazyvid.recording.mp4 import sync
@@ -376,7 +377,7 @@ def _translated(action: str, folder: Path) -> Iterator[None]:
 
 
 def _table_error(message: str) -> RecordingError:
-    if "No space left" in message or "quota exceeded" in message:
+    if is_full(RecordingError(message)):
         return RecordingDiskFullError(f"{message} Free some space, then finish it with recover().")
     return RecordingError(message)
 

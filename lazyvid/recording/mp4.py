@@ -6,7 +6,6 @@ Third step of the write flow: `pictures.py` makes the pictures, `writer.py` says
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +25,7 @@ from lazyvid.errors import (
     RecordingError,
 )
 from lazyvid.recording.codecs import hush, native_options, suited_pix_fmt
+from lazyvid.recording.disk import is_full
 from lazyvid.recording.scheduling import kept_scheduling
 
 ORIGIN_TAG = "lazyvid_origin"
@@ -43,7 +43,6 @@ _MUXER_OPTIONS = {
 _QUIET = {"libx265": ("x265-params", "log-level=error")}
 # libx265 gives random decoding times where it is flushed before it has seen more pictures than it reorders.
 _LIBX265_GARBAGE = 2
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +142,7 @@ class Mp4File:
         try:
             yield
         except (av.FFmpegError, OSError) as error:
-            if isinstance(error, OSError) and error.errno in _FULL:
+            if isinstance(error, OSError) and is_full(error):
                 raise disk_error(action, self.path, error) from error
             if action == "open" or isinstance(error, PermissionError | FileNotFoundError):
                 raise RecordingError(
@@ -154,7 +153,7 @@ class Mp4File:
 
 def disk_error(action: str, path: str, error: OSError) -> RecordingError:
     """What a file that is being written is raised with when the disk does not take it."""
-    if error.errno in _FULL:
+    if is_full(error):
         return RecordingDiskFullError(
             f"Cannot {action} {path}: the disk is full. What was recorded so far is kept there and can be played. Free "
             "some space, or set spool_dir to a folder on another disk."

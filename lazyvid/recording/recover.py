@@ -21,26 +21,20 @@ from lazyvid.errors import IndexStateError, NoVideoStreamError, RecordingError, 
 from lazyvid.index.frame_index import FrameIndex
 from lazyvid.index.probe import build_index
 from lazyvid.recording import spool
-from lazyvid.recording.capture import (
-    CameraFile,
-    ImageEncoding,
-    encode_images,
-    images_of,
-    make_episode,
-    remove_images,
-    streamed_video,
-    video_statistics,
-)
+from lazyvid.recording.cameras import CameraFile
+from lazyvid.recording.capture import make_episode, streamed_video
+from lazyvid.recording.disk import disk_failures
 from lazyvid.recording.episodes import NO_FRAME, Episode, EpisodeRows, read_origin, whole_rows
+from lazyvid.recording.image_cameras import ImageEncoding, encode_images, images_of, remove_images
 from lazyvid.recording.images import frame_path
 from lazyvid.recording.journal import read_journal
 from lazyvid.recording.layout import Layout, RecordingLayout
 from lazyvid.recording.manifest import RecordingSpec
-from lazyvid.recording.places import disk_failures
 from lazyvid.recording.repair import repair
 from lazyvid.recording.spool import RootLock, Spool
 from lazyvid.recording.times import CAPTURE_TIME_BASE
 from lazyvid.recording.upload import Uploader
+from lazyvid.recording.video_statistics import video_statistics
 from lazyvid.storage import ObjectStore, display_uri, is_local
 
 _PNG_END = b"IEND\xaeB`\x82"

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import errno
 import math
 import os
 import warnings
@@ -24,6 +23,7 @@ from lazyvid import timing
 from lazyvid.errors import CorruptVideoError, EncoderFailedError, MissingIndexError, RecordingDiskFullError, VideoError
 from lazyvid.index.frame_index import FrameIndex
 from lazyvid.index.probe import build_index
+from lazyvid.recording.disk import is_full
 from lazyvid.recording.places import publish_file, temporary_beside
 from lazyvid.recording.remux_input import JoinInput, Ticks, Track, kept_streams, opened, reading
 from lazyvid.storage import ObjectStore
@@ -36,7 +36,6 @@ _MUXER_OPTIONS = {
 }
 _MUXERS_OWN = ("major_brand", "minor_version", "compatible_brands", "encoder", "creation_time")
 _HIGHEST_TIMESCALE = (1 << 31) - 1
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def concatenate_video_files(
@@ -173,7 +172,7 @@ def writing(target: Path) -> Iterator[None]:
     try:
         yield
     except (av.FFmpegError, OSError) as error:
-        if isinstance(error, OSError) and error.errno in _FULL:
+        if is_full(error):
             raise RecordingDiskFullError(
                 f"Cannot write {target}: the disk is full. The inputs are untouched."
             ) from error

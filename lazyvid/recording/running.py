@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lazyvid.errors import EncoderFailedError, EncoderStalledError, RecordingDiskFullError, RecordingError
-from lazyvid.recording.capture import Cameras
+from lazyvid.recording.cameras import Cameras
 from lazyvid.recording.episodes import EpisodeRows
 from lazyvid.recording.features import TIMESTAMP, CheckedFrame
 from lazyvid.recording.journal import Journal

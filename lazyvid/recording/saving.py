@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import shutil
 
-from lazyvid.recording.capture import Cameras, make_episode
+from lazyvid.recording.cameras import Cameras
+from lazyvid.recording.capture import make_episode
+from lazyvid.recording.disk import disk_failures
 from lazyvid.recording.layout import Layout
 from lazyvid.recording.manifest import RecordingMeta, RecordingState
-from lazyvid.recording.places import disk_failures
 from lazyvid.recording.running import RunningEpisode
 from lazyvid.recording.spool import Spool
 from lazyvid.recording.upload import Uploader

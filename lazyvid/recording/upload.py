@@ -18,8 +18,7 @@ from lazyvid.errors import ObjectNotFoundError, RecordingError, StoreError
 from lazyvid.index.frame_index import FrameIndex
 from lazyvid.recording.layout import UploadPlan
 from lazyvid.storage import ObjectStore, display_uri, join_uri, sidecar_uri
-
-_LOOK_UP_S = 0.2
+from lazyvid.waiting import LOOK_UP_S
 
 _log = logging.getLogger(__name__)
 
@@ -104,7 +103,7 @@ class Uploader:
 
     def _wait_until(self, condition: Callable[[], bool]) -> None:
         # A Ctrl-C that comes just before a thread blocks does not wake it: it is seen when the thread looks up.
-        while not self._changed.wait_for(condition, timeout=_LOOK_UP_S):
+        while not self._changed.wait_for(condition, timeout=LOOK_UP_S):
             pass
 
     def _run(self) -> None:
@@ -131,7 +130,7 @@ class Uploader:
             while not self._plans:
                 if self._closed:
                     return None
-                self._changed.wait(_LOOK_UP_S)  # a Ctrl-C may have kept whoever had news from telling
+                self._changed.wait(LOOK_UP_S)  # a Ctrl-C may have kept whoever had news from telling
             self._is_sending = True
             return self._plans.popleft()
 

@@ -10,20 +10,18 @@ import asyncio
 import atexit
 import contextlib
 import ctypes
-import math
 import os
 import threading
-import time
 from collections.abc import Callable, Coroutine, Hashable
 from concurrent.futures import Future
 from typing import Any, Protocol, TypeVar
 
 from lazyvid.errors import StoreError, StoreTimeoutError
+from lazyvid.waiting import done_within
 
 T = TypeVar("T")
 
 _CLOSING_S = 2.0
-_LOOK_UP_S = 0.2
 
 
 class Closable(Protocol):
@@ -96,12 +94,8 @@ def wait_for(future: Future[T], *, timeout_s: float | None) -> T:
     Raises:
         StoreTimeoutError: if it did not end in time.
     """
-    end = math.inf if timeout_s is None else time.monotonic() + timeout_s
     try:
-        # A Ctrl-C that comes just before a thread blocks does not wake it: it is seen when the thread looks up.
-        while not future.done() and (left := end - time.monotonic()) > 0:
-            with contextlib.suppress(TimeoutError):
-                return future.result(min(_LOOK_UP_S, left))
+        done_within(future, timeout_s)
         return future.result(0)
     except StoreError:
         raise

@@ -12,11 +12,9 @@ import multiprocessing
 import multiprocessing.util
 import os
 import pickle
-import queue
 import signal
 import sys
 import threading
-import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -31,6 +29,7 @@ from lazyvid.errors import LoaderTimeoutError, WorkerDiedError, WorkerStartError
 from lazyvid.training import shared_memory
 from lazyvid.training.checks import check_picklable
 from lazyvid.training.deaths import hold_news
+from lazyvid.training.ending import ends_in_time, forget_queues
 from lazyvid.training.interrupts import HeedingInterrupts
 from lazyvid.training.orders import BatchOrder
 from lazyvid.training.sizes import batch_nbytes
@@ -45,8 +44,6 @@ _SOCKET_NAME_BYTES = 107 if sys.platform == "linux" else 103
 _SOCKET_NAME = "/listener-12345678"
 """What multiprocessing calls the sockets by which workers hand over memory, in its temporary folder."""
 _JOIN_S = 5.0
-_ENDING_S = 15.0
-_LOOK_UP_S = 0.2
 _DYING_S = 1.0
 _GUARD = (
     'A script whose loader starts workers needs `if __name__ == "__main__":` around what it does, since each worker '
@@ -141,8 +138,8 @@ class WorkerProcesses:
         # call for it. It also forgets their pids, so that the kill below does not look like a failure to it.
         end: Callable[[], None] = getattr(batches, "_shutdown_workers", lambda: None)
         try:
-            if processes and not _ends_in_time(end):
-                _forget_queues(batches)
+            if processes and not ends_in_time(end):
+                forget_queues(batches)
         finally:
             for process in processes:
                 process.kill()
@@ -305,41 +302,6 @@ def _check_socket_names(folder: str) -> None:
 def _workers_of(batches: Any) -> list[BaseProcess]:
     """The processes behind torch's iterator, those too that have died already."""
     return list(batches._workers)
-
-
-def _ends_in_time(end: Callable[[], None]) -> bool:
-    """Call torch's `end` in a thread, as it may wait for ever: for locks that an interrupt or a killed worker left."""
-    # A queue in C: what is raised by a signal leaves none of its locks taken, and no thread taken for ended.
-    ended: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
-
-    def body() -> None:
-        try:
-            end()
-        except BaseException as error:
-            ended.put(error)
-        else:
-            ended.put(None)
-
-    threading.Thread(target=body, name="lazyvid-end-workers", daemon=True).start()
-    deadline = time.monotonic() + _ENDING_S
-    while (left := deadline - time.monotonic()) > 0:
-        try:
-            failure = ended.get(timeout=min(_LOOK_UP_S, left))
-        except queue.Empty:
-            continue
-        if failure is not None:
-            raise failure
-        return True
-    return False
-
-
-def _forget_queues(batches: Any) -> None:
-    """Let this process end although the queues to its workers can no longer be closed."""
-    for orders in getattr(batches, "_index_queues", ()):
-        orders.cancel_join_thread()
-        for finalizer in (orders._close, orders._jointhread):
-            if finalizer is not None:
-                finalizer.cancel()
 
 
 def _unchanged(batch: Any) -> Any:

@@ -6,9 +6,7 @@ FFmpeg and the store work outside Python's lock, so threads decode side by side;
 from __future__ import annotations
 
 import contextlib
-import math
 import os
-import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
@@ -19,9 +17,7 @@ from lazyvid.training.daemons import DaemonPool
 from lazyvid.training.orders import BatchOrder
 from lazyvid.training.stream import ClipStream
 from lazyvid.training.worker import BatchReader
-
-_LOOK_UP_S = 0.2
-"""A Ctrl-C that comes just before a thread blocks does not wake it: it is seen when the thread looks up."""
+from lazyvid.waiting import done_within
 
 
 class Inline:
@@ -97,11 +93,7 @@ class WorkerThreads:
                 number += 1
 
     def _result(self, future: Future[Any], number: int) -> Any:
-        end = math.inf if self._timeout_s is None else time.monotonic() + self._timeout_s
-        while not future.done() and (left := end - time.monotonic()) > 0:
-            with contextlib.suppress(TimeoutError):  # the batch's own comes below
-                return future.result(min(_LOOK_UP_S, left))
-        if future.done():
+        if done_within(future, self._timeout_s):
             return future.result()
         self.close()
         raise LoaderTimeoutError(

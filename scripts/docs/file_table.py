@@ -13,8 +13,8 @@ PACKAGE = Path(__file__).resolve().parents[2] / "lazyvid"
 BEGIN, END = "<!-- files: written by `make format` from the docstrings -->\n", "<!-- end of files -->\n"
 # In the order of the flows; what is not named here comes last.
 ORDER = [
-    *("errors", "arguments", "process_lock", "lru", "memory", "timing", "stats", "frames", "storage"),
-    *("index", "decoding", "clips", "video", "lookup", "training"),
+    *("errors", "arguments", "process_lock", "waiting", "lru", "memory", "out_of_memory", "timing", "stats", "frames"),
+    *("storage", "index", "decoding", "clips", "video", "lookup", "training"),
     *("recording", "lerobot", "testing", "cli"),
 ]
 

@@ -464,8 +464,8 @@ def test_an_interrupt_that_a_finalizer_dropped_ends_the_pass() -> None:
 
 _LOCKED = """
 from loader_samples import Numbers
-from lazyvid.training import ClipLoader, processes
-processes._ENDING_S = 1.0
+from lazyvid.training import ClipLoader, ending
+ending._ENDING_S = 1.0
 loader = ClipLoader(Numbers(12), batch_size=2, num_workers=2, multiprocessing_context="fork")
 batches = iter(loader)
 next(batches)
